@@ -67,13 +67,6 @@ def open_backbone(
     if name_or_path == NEW:
         return new_backbone(device, cut=cut, pooling=pooling)
     folder = Path(name_or_path)
-    if (folder / "options.json").exists() and not (folder / "config.json").exists():
-        raise TesseraeError(
-            f"{name_or_path} is a training run: `tesserae export {name_or_path}` writes its trained"
-            " model into a folder. Pass that folder instead."
-        )
-    if folder.is_dir():
-        check_folder(folder)
     opened, missing = load_pretrained(str(name_or_path))
     model, prefix = (
         (getattr(opened, VISION_PART), f"{VISION_PART}.")
@@ -123,6 +116,25 @@ def silence_transformers() -> None:
     transformers_logging.disable_progress_bar()
 
 
+def load_config(name_or_path: str) -> Any:
+    """Open the configuration of a pretrained model of `transformers`, without its weights.
+
+    Args:
+        name_or_path: A folder, or a name of the model hub.
+
+    Raises:
+        TesseraeError: The model is missing or damaged, or `transformers` is not installed.
+    """
+    with _opening(name_or_path):
+        from transformers import AutoConfig
+
+        local = Path(name_or_path).is_dir()
+        config: Any = AutoConfig.from_pretrained(
+            name_or_path, trust_remote_code=False, local_files_only=local
+        )
+    return config
+
+
 def load_pretrained(name_or_path: str, *, classifier: bool = False) -> tuple[Any, set[str]]:
     """Open a pretrained model of `transformers` with all of its parts.
 
@@ -138,31 +150,50 @@ def load_pretrained(name_or_path: str, *, classifier: bool = False) -> tuple[Any
         TesseraeError: The model is missing, damaged, or not of that kind; or `transformers` is not
             installed.
     """
-    with _needs_transformers():
+    with _opening(name_or_path):
         from transformers import AutoModel, AutoModelForImageClassification
+
+        kind: Any = AutoModelForImageClassification if classifier else AutoModel
+        model, loaded = kind.from_pretrained(
+            name_or_path,
+            output_loading_info=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=Path(name_or_path).is_dir(),
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+        )
+    check_opened(name_or_path, model, loaded["mismatched_keys"])
+    return model, set(loaded["missing_keys"])
+
+
+@contextmanager
+def _opening(name_or_path: str) -> Iterator[None]:
+    """Refuse what is no model before the block, and errors of transformers in it, in a sentence."""
+    folder = Path(name_or_path)
+    if (folder / "options.json").exists() and not (folder / "config.json").exists():
+        raise TesseraeError(
+            f"{name_or_path} is a training run: `tesserae export {name_or_path}` writes its trained"
+            " model into a folder. Pass that folder instead."
+        )
+    if folder.is_dir():
+        check_folder(folder)
+    with _needs_transformers():
+        import transformers  # noqa: F401 - the error says how to install it
 
         import pipeline.backbone.small_images  # noqa: F401 - registers the models of Tesserae
     silence_transformers()
     try:
+        if folder.is_absolute() and not folder.exists():  # transformers would take it for a name
+            raise OSError("there is no such folder")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            kind: Any = AutoModelForImageClassification if classifier else AutoModel
-            model, loaded = kind.from_pretrained(
-                name_or_path,
-                output_loading_info=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                local_files_only=Path(name_or_path).is_dir(),
-                ignore_mismatched_sizes=True,  # they are refused below, by name
-            )
+            yield
     except LOAD_ERRORS as e:
         first = (str(e).strip().splitlines() or [""])[0]
         raise TesseraeError(
             f"{name_or_path} is not a backbone ({first}): expected a folder with config.json and"
             " model.safetensors, or a name of the model hub."
         ) from e
-    check_opened(name_or_path, model, loaded["mismatched_keys"])
-    return model, set(loaded["missing_keys"])
 
 
 def new_backbone(

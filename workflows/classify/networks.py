@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
@@ -15,10 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.augment import IMAGENET_MEAN, IMAGENET_STD
-from pipeline.backbone.load import load_pretrained, open_backbone, silence_transformers
+from pipeline.backbone.load import (
+    load_config,
+    load_pretrained,
+    open_backbone,
+    silence_transformers,
+)
 from pipeline.backbone.transform import Transform
 from pipeline.errors import TesseraeError
-from workflows.classify.options import NETWORKS, PRETRAINED_LAYER, ClassifyOptions
+from workflows.classify.options import NETWORKS, NEW_LAYER, PRETRAINED_LAYER, ClassifyOptions
 
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3),
           152: (3, 8, 36, 3)}  # fmt: skip
@@ -36,6 +41,17 @@ _RESNET = re.compile(r"resnet(\d+)(-stem3)?")
 
 class UnknownClassesError(TesseraeError):
     """A pretrained model has no last layer for the classes of a store."""
+
+    def __init__(self, reason: str) -> None:
+        """Create the error.
+
+        Args:
+            reason: Why the model has none, as a clause.
+        """
+        super().__init__(
+            f"--last-layer is {PRETRAINED_LAYER}: {reason}. Pass --last-layer {NEW_LAYER}, or"
+            " another --trunk."
+        )
 
 
 class Classifier:
@@ -218,38 +234,40 @@ def pretrained_last_layer(trunk: str, classes: Sequence[str]) -> dict[str, Tenso
     Raises:
         UnknownClassesError: The model does not have exactly one class of each name, or no trained
             last layer; or it is not a single linear layer.
+        TesseraeError: The model cannot be opened, or its weights are damaged.
     """
-    try:
-        model, missing = load_pretrained(trunk, classifier=True)
-    except TesseraeError as e:  # a vision model of another kind, or damaged
-        raise UnknownClassesError(f"{trunk} has no last layer of a classifier ({e})") from e
-    rows = _rows_of(model.config.id2label, classes, trunk)
+    rows = _rows_of(load_config(trunk).id2label, classes, trunk)
+    model, missing = load_pretrained(trunk, classifier=True)
     layers = last_layers_of(model)
     if not layers or missing & layers.keys():
-        raise UnknownClassesError(f"{trunk} has no trained last layer.")
+        raise UnknownClassesError(f"{trunk} has no trained last layer")
     is_linear = sum(weights.ndim > 1 for weights in layers.values()) == 1
     if not is_linear or any(len(weights) != model.config.num_labels for weights in layers.values()):
-        raise UnknownClassesError(f"{trunk} ends in more than one linear layer.")
+        raise UnknownClassesError(f"{trunk} ends in more than one linear layer")
     return {name: weights.detach()[rows] for name, weights in layers.items()}
 
 
-def _rows_of(id2label: Mapping[int, str], classes: Sequence[str], trunk: str) -> list[int]:
+def _rows_of(id2label: object, classes: Sequence[str], trunk: str) -> list[int]:
     """Return the label in a model of each class, all of whose names it must have once.
 
     Names of which a set has two, such as the two cranes of ImageNet, say which is meant only if the
     model has the same names in the same order.
     """
-    names = [id2label[label] for label in sorted(id2label)]
+    if not isinstance(id2label, dict) or sorted(id2label, key=str) != sorted(
+        range(len(id2label)), key=str
+    ):
+        raise UnknownClassesError(f"{trunk} does not number its classes from 0")
+    names = [str(id2label[label]) for label in range(len(id2label))]
     if names == list(classes):
         return list(range(len(names)))
     counts = Counter(names)
     unknown = next((name for name in classes if counts[name] != 1), None)
     if unknown is not None:
         known = f"{counts[unknown]} classes of that name" if counts[unknown] else "no such class"
-        raise UnknownClassesError(f"the store has a class {unknown!r}, and {trunk} has {known}.")
+        raise UnknownClassesError(f"the store has a class {unknown!r}, and {trunk} has {known}")
     if len(set(classes)) < len(classes):
         twice, _ = Counter(classes).most_common(1)[0]
-        raise UnknownClassesError(f"the store has several classes {twice!r}, and {trunk} one.")
+        raise UnknownClassesError(f"the store has several classes {twice!r}, and {trunk} one")
     return [names.index(name) for name in classes]
 
 

@@ -129,6 +129,7 @@ class ClassifyOptions(TrainingOptions):
         " which the trunk must know by their names; new is random",
         implied="pretrained if the trunk knows all classes, else new",
         choices=(PRETRAINED_LAYER, NEW_LAYER),
+        legacy_value=NEW_LAYER,
         group=_NETWORK,
     )
     frozen_blocks: int = option(
@@ -357,11 +358,6 @@ class ClassifyOptions(TrainingOptions):
                     f"--frozen-blocks is {self.frozen_blocks}: a network with random weights is"
                     " trained as a whole. Pass --trunk, or omit it."
                 )
-            if self.last_layer == PRETRAINED_LAYER:
-                raise ValueError(
-                    f"--last-layer is {self.last_layer}: a network with random weights has none."
-                    " Pass --trunk, or omit it."
-                )
             return
         if self.trunk == NEW:
             raise ValueError(
@@ -515,7 +511,14 @@ class ClassifyOptions(TrainingOptions):
         Raises:
             TesseraeError: The network cannot be created or opened, fails on images of the size, or
                 has fewer blocks than are to be frozen.
+            ValueError: The last layer is to be that of a trunk, and there is none.
         """
+        if self.trunk is None and self.last_layer == PRETRAINED_LAYER:
+            # Not with the other values: a run that is called again without --trunk is refused so.
+            raise ValueError(
+                f"--last-layer is {self.last_layer}: a network with random weights has none. Pass"
+                " --trunk, or omit it."
+            )
         from workflows.classify.networks import check_classifier  # late: --help must not load torch
 
         if classes is None:

@@ -222,6 +222,7 @@ def test_an_impossible_command_is_refused_before_anything_runs(
         (("--network", "{folder}/vit-config.json", "--start-image-size", 8),
          "--start-image-size is 8: ViTForImageClassification fails on such images"),
         (("--trunk", "{folder}/nothing"), "{folder}/nothing is not a backbone"),
+        (("--last-layer", "pretrained"), "a network with random weights has none. Pass --trunk"),
         (("--trunk", "{folder}/resnet", "--frozen-blocks", 4), "--frozen-blocks is 4: ResNet"),
         (("--trunk", "{folder}/vit", "--image-size", 8), "--image-size is 8: ViT"),
         (("--trunk", "{folder}/started"), "{folder}/started is a training run: `tesserae export"),
@@ -421,6 +422,15 @@ def test_a_trunk_that_knows_the_classes_is_evaluated_before_it_is_trained(
     assert [evaluation["step"] for evaluation in repeated] == [0, 2, 4]
     new = fine_tune(tmp_path / "new", "--steps", 2, "--last-layer", "new")
     assert [evaluation["step"] for evaluation in new] == [2]
+    options = tmp_path / "new" / "options.json"
+    record = json.loads(options.read_text())
+    del record["options"]["last_layer"]  # as of a version that always drew a new one
+    options.write_text(json.dumps(record))
+    assert [line["step"] for line in fine_tune(tmp_path / "new", "--steps", 4)] == [2, 4]
+    without = [word for word in line if word not in ("--trunk", model)]
+    with inline_ranks(monkeypatch):
+        assert main([*map(str, (*without, "--run", tmp_path / "run"))]) == 1
+    assert "and cannot continue without --trunk. Pass --trunk" in capsys.readouterr().err
     other = class_store(tmp_path, classes=("ant", "bee", "wolf"), sizes=(16,))
     line[2] = other
     assert [line["step"] for line in fine_tune(tmp_path / "wolf", "--steps", 1)] == [1]
@@ -429,8 +439,10 @@ def test_a_trunk_that_knows_the_classes_is_evaluated_before_it_is_trained(
         words = (*line, "--run", tmp_path / "no", "--last-layer", "pretrained", "--steps", 1)
         assert main([*map(str, words)]) == 1
     captured = capsys.readouterr().err
-    assert "the store has a class 'wolf', and" in captured
+    assert "--last-layer is pretrained: the store has a class 'wolf', and" in captured
+    assert "has no such class. Pass --last-layer new, or another --trunk." in captured
     assert captured.count("\n") == 1
+    assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.slow

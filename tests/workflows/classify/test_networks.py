@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline.augment import IMAGENET_MEAN, IMAGENET_STD
@@ -319,11 +320,16 @@ def test_the_last_layer_of_a_trunk_is_that_of_its_classes(tmp_path: Path, name: 
 
 def renamed(folder: Path, *names: str) -> str:
     """Give the classes of a saved model other names; return its folder."""
-    config = json.loads((folder / "config.json").read_text())
-    config["id2label"] = dict(enumerate(names))
-    config["label2id"] = {name: label for label, name in enumerate(names)}
-    (folder / "config.json").write_text(json.dumps(config))
+    write_labels(folder, dict(enumerate(names)))
     return str(folder)
+
+
+def write_labels(folder: Path, labels: dict[Any, Any]) -> None:
+    """Replace the names of classes by label in the configuration of a saved model."""
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = labels
+    config["label2id"] = {str(name): label for label, name in labels.items()}
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def test_classes_that_a_trunk_does_not_know_are_refused(tmp_path: Path) -> None:
@@ -353,8 +359,33 @@ def test_a_trunk_without_a_trained_linear_layer_is_refused(tmp_path: Path) -> No
     renamed(tmp_path / "trunk", "a", "b", "c")
     with pytest.raises(UnknownClassesError, match=r"trunk has no trained last layer"):
         pretrained_last_layer(str(tmp_path / "trunk"), ["a", "b"])
-    with pytest.raises(UnknownClassesError, match=r"nothing has no last layer of a classifier"):
-        pretrained_last_layer(str(tmp_path / "nothing"), ["a", "b"])
+    for labels, message in (
+        ({"0": ["a"], "1": {"b": 1}, "2": None}, "the store has a class 'a', and .* has no such"),
+        ({"0": "a", "2": "b", "3": "c"}, "does not number its classes from 0"),
+        ({"-1": "a", "0": "b", "1": "c"}, "does not number its classes from 0"),
+    ):
+        write_labels(folder, labels)
+        with pytest.raises(UnknownClassesError, match=message):
+            pretrained_last_layer(str(folder), ["a", "b"])
+
+
+def test_a_damaged_trunk_is_not_one_that_does_not_know_the_classes(tmp_path: Path) -> None:
+    """Its last layer is not replaced by a new one in silence."""
+    folder = small_trunk(tmp_path)
+    options = options_of(network=None, trunk=str(folder))
+    assert options.for_classes(("c", "a")).last_layer == "pretrained"
+    assert options.for_classes(("c", "d")).last_layer == "new"
+    renamed(folder, "a", "b", "c", "d")  # of a last layer of three classes
+    with pytest.raises(TesseraeError, match=r"config\.json does not match the weights"):
+        options.for_classes(("c", "d"))
+    renamed(folder, "a", "b", "c")
+    weights = load_file(folder / "model.safetensors")
+    weights["classifier.1.bias"][1] = torch.nan
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(TesseraeError, match=r"NaN or infinity, in classifier\.1\.bias"):
+        options.for_classes(("c", "a"))
+    with pytest.raises(TesseraeError, match=r"gone is not a backbone \(there is no such folder\)"):
+        options_of(network=None, trunk=str(tmp_path / "gone")).for_classes(("a",))
 
 
 def test_two_last_layers_are_not_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -300,7 +300,6 @@ def test_the_loader_cuts_encoded_rows(crop: str, training: bool, expected: Crop)
         ({"network": "resnet9", "trunk": "t"}, "--network is resnet9 and --trunk is t: .*only one"),
         ({"width": 9, "trunk": "t"}, "--width is 9 and --trunk is t: "),
         ({"trunk": "new"}, "--trunk is 'new', a network with random weights"),
-        ({"last_layer": "pretrained"}, "--last-layer is pretrained: .*Pass --trunk, or omit it"),
         ({"frozen_blocks": 2}, "--frozen-blocks is 2: .*Pass --trunk, or omit it"),
         ({"frozen_blocks": -2}, "--frozen-blocks is -2: expected at least -1"),
         ({"image_size": 7}, "--image-size is 7: expected 8 to 4,096"),
