@@ -10,7 +10,7 @@ import numpy as np
 
 from workflows.studies.command import confidence_interval
 from workflows.studies.options import ParityRecipe
-from workflows.studies.parity import ARMS, DATALOADER, WINDOWED
+from workflows.studies.parity import ARMS, DATALOADER, RANDOM, WINDOWED
 from workflows.studies.parity.arm_runs import ArmRun
 from workflows.studies.parity.bits import Comparison
 from workflows.studies.parity.data import ParityData
@@ -26,7 +26,7 @@ _FOLLOWING = frozenset({"encoded", "preset", "steps", "eval_every"})
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """The mean difference in accuracy of an arm to the DataLoader, over paired seeds."""
+    """The mean difference in accuracy of an arm to another one, over paired seeds."""
 
     pairs: int
     """The number of pairs."""
@@ -47,21 +47,24 @@ class PairedDifference:
         return self.pairs >= MIN_PAIRS and -margin <= self.low and self.high <= margin
 
 
-def paired_difference(runs: Iterable[ArmRun], arm: str) -> PairedDifference | None:
-    """Return the mean difference of an arm to the DataLoader, over the seeds that both have.
+def paired_difference(
+    runs: Iterable[ArmRun], arm: str, reference: str = DATALOADER
+) -> PairedDifference | None:
+    """Return the mean difference of an arm to another one, over the seeds that both have.
 
     Args:
         runs: The finished runs.
         arm: The arm.
+        reference: The other arm (default: the DataLoader).
 
     Returns:
         None if there is no such seed.
     """
     accuracy = {(run.seed, run.arm): run.accuracy for run in runs}
     differences = [
-        100 * (accuracy[seed, arm] - accuracy[seed, DATALOADER])
+        100 * (accuracy[seed, arm] - accuracy[seed, reference])
         for seed in sorted({seed for seed, _ in accuracy})
-        if (seed, arm) in accuracy and (seed, DATALOADER) in accuracy
+        if (seed, arm) in accuracy and (seed, reference) in accuracy
     ]
     if not differences:
         return None
@@ -138,6 +141,9 @@ def table_lines(runs: Sequence[ArmRun], *, chance: float, margin: float) -> Iter
         difference = paired_difference(runs, arm)
         if difference is not None:
             yield _conclusion(arm, difference, margin)
+    cost = paired_difference(runs, WINDOWED, RANDOM)
+    if cost is not None:
+        yield f"{WINDOWED} less {RANDOM}, points: {_difference_cell(cost)}"
 
 
 def _difference_cell(difference: PairedDifference | None) -> str:
