@@ -253,9 +253,7 @@ def _rows_of(id2label: object, classes: Sequence[str], trunk: str) -> list[int]:
     Names of which a set has two, such as the two cranes of ImageNet, say which is meant only if the
     model has the same names in the same order.
     """
-    if not isinstance(id2label, dict) or sorted(id2label, key=str) != sorted(
-        range(len(id2label)), key=str
-    ):
+    if not isinstance(id2label, dict) or set(id2label) != set(range(len(id2label))):
         raise UnknownClassesError(f"{trunk} does not number its classes from 0")
     names = [str(id2label[label]) for label in range(len(id2label))]
     if names == list(classes):
@@ -268,7 +266,8 @@ def _rows_of(id2label: object, classes: Sequence[str], trunk: str) -> list[int]:
     if len(set(classes)) < len(classes):
         twice, _ = Counter(classes).most_common(1)[0]
         raise UnknownClassesError(f"the store has several classes {twice!r}, and {trunk} one")
-    return [names.index(name) for name in classes]
+    label_of = {name: label for label, name in enumerate(names)}
+    return [label_of[name] for name in classes]
 
 
 def trunk_of(model: Any) -> nn.Module:

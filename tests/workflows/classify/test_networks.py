@@ -352,7 +352,7 @@ def test_classes_that_a_trunk_does_not_know_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_trunk_without_a_trained_linear_layer_is_refused(tmp_path: Path) -> None:
-    """A trunk that was saved without its last layer has none, and no folder has one."""
+    """A trunk that was saved without its last layer has none, and labels must name its rows."""
     folder = small_trunk(tmp_path)
     backbone = open_backbone(folder)
     save_model(backbone.model, backbone.model.state_dict(), backbone.transform, tmp_path / "trunk")
