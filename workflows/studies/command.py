@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import statistics
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from scipy import stats
-
+from workflows.studies.intervals import confidence_interval
 from workflows.studies.options import (
     DeviseStudyOptions,
     DigitsOptions,
@@ -18,25 +15,6 @@ from workflows.studies.options import (
 
 if TYPE_CHECKING:  # it loads torch
     from workflows.studies.devise import StudyData
-
-
-def confidence_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % confidence interval of the mean, by Student's t distribution.
-
-    Args:
-        values: The values, at least one.
-
-    Returns:
-        (low, high); of a single value, both ends are the value itself, and of values with NaN or
-        infinity both are NaN.
-    """
-    if len(values) < 2:
-        return values[0], values[0]
-    if not all(map(math.isfinite, values)):
-        return math.nan, math.nan
-    half_width = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-    mean = statistics.mean(values)
-    return mean - half_width, mean + half_width
 
 
 def _limit_threads(options: StudyOptions) -> None:

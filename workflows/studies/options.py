@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import ClassVar
 
 from workflows.adversarial.objectives import OBJECTIVES
 from workflows.classify.options import ClassifyOptions
@@ -25,6 +26,37 @@ class StudyOptions(Options):
     threads: int = option(
         1, "CPU threads of a run; small networks are fastest with one", minimum=1, maximum=1_000
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedStudyOptions(StudyOptions):
+    """The options of studies that record each finished run in a folder, and write a report there.
+
+    A subclass sets `STUDY`; its small version, which `--quick` selects, has settings of its own.
+    """
+
+    STUDY: ClassVar[str]
+    """The name of the study, as in `tesserae study NAME`."""
+
+    out: Path | None = option(
+        None,
+        "folder of the finished runs and the report, from which the same command continues",
+        implied="runs/ and the name of the study, with -quick for --quick",
+        metavar="DIR",
+    )
+    quick: bool = option(
+        False,
+        "run a small version in less than three minutes, which shows that the study works; its"
+        " figures answer nothing",
+        implied="the full study",
+    )
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the finished runs and the report."""
+        if self.out is not None:
+            return self.out
+        return Path("runs", f"{self.STUDY}-quick" if self.quick else self.STUDY)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,15 @@ from workflows.studies.options import ParityOptions, ParityRecipe
 from workflows.studies.parity import ACCURACY, BITS, DATALOADER, bits, summary
 from workflows.studies.parity.arm_runs import ArmRun, train_arm
 from workflows.studies.parity.data import ParityData, open_parity_data
-from workflows.studies.parity.results import ResultsFolder, settings_of
+from workflows.studies.parity.results import (
+    BITS_FILE,
+    STUDY,
+    add_run,
+    comparisons_of,
+    runs_of,
+    settings_of,
+)
+from workflows.studies.results import ResultsFolder
 from workflows.terminal.formatting import counted
 from workflows.terminal.progress import Progress
 
@@ -38,7 +46,7 @@ def parity(options: ParityOptions, recipe: ParityRecipe) -> int:
     data = open_parity_data(options, recipe, report=lambda line: print(line, flush=True))
     if BITS in options.parts:
         bits.settings_of(data)  # it refuses batches that ranks cannot share, before any work
-    results = ResultsFolder(options.out)
+    results = ResultsFolder(options.out, STUDY)
     with results.locked():
         results.check_settings(settings_of(data, threads=options.threads))
         print(f"results: {options.out}")
@@ -57,8 +65,8 @@ def parity(options: ParityOptions, recipe: ParityRecipe) -> int:
 
 
 def _resume_advice(options: ParityOptions, results: ResultsFolder) -> str:
-    runs = counted(len(results.runs()), "run")
-    settings = counted(len(results.comparisons()), "compared setting")
+    runs = counted(len(runs_of(results)), "run")
+    settings = counted(len(comparisons_of(results)), "compared setting")
     return (
         f"Run the same command again to continue: {options.out} has {settings} and {runs} that are"
         " finished."
@@ -72,12 +80,12 @@ def _compare_bits(options: ParityOptions, data: ParityData, results: ResultsFold
         f"\nsame order and pixels, {counted(steps, 'step')} with each feed from the same weights:",
         flush=True,
     )
-    comparisons = results.comparisons()
+    comparisons = comparisons_of(results)
     equal = []
     for name, (form, num_ranks) in bits.settings_of(data).items():
         if name not in comparisons:
             comparison = bits.compare(data, form, num_ranks, threads=options.threads)
-            results.add_comparison(comparison)
+            results.append(comparison, BITS_FILE)
             comparisons[name] = comparison
         print(summary.comparison_line(comparisons[name]), flush=True)
         equal.append(comparisons[name].is_equal)
@@ -89,7 +97,7 @@ def _train_arms(options: ParityOptions, data: ParityData, results: ResultsFolder
     pairs = [(seed, arm) for seed in range(options.seeds) for arm in arms]
     steps = data.recipe.steps
     num_images = steps * data.recipe.batch_size
-    runs = results.runs()
+    runs = runs_of(results)
     print(f"\nown orders, {data.trained_form} images, {steps:,} steps a run:")
     print(summary.window_line(data), flush=True)
     finished = [pair for pair in pairs if pair in runs]
@@ -103,7 +111,7 @@ def _train_arms(options: ParityOptions, data: ParityData, results: ResultsFolder
                     continue
                 progress.detail(f"seed {seed}, {arm}")
                 run = train_arm(data, arm, seed, on_step=lambda: progress.update(rows=1))
-                results.add_run(run)
+                add_run(results, run)
                 runs[seed, arm] = run
                 progress.note(summary.run_line(run, num_images))
     _print_table(options, data, [runs[pair] for pair in pairs])

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 import numpy as np
 
-from workflows.studies.command import confidence_interval
+from workflows.studies.intervals import (
+    MIN_VALUES,
+    MeanInterval,
+    confidence_interval,
+    paired_interval,
+)
 from workflows.studies.options import ParityRecipe
 from workflows.studies.parity import ARMS, DATALOADER, RANDOM, WINDOWED
 from workflows.studies.parity.arm_runs import ArmRun
@@ -16,40 +21,15 @@ from workflows.studies.parity.bits import Comparison
 from workflows.studies.parity.data import ParityData
 from workflows.terminal.formatting import counted, seconds_text
 
-MIN_PAIRS = 2
-"""The number of pairs from which on a mean difference has an interval."""
 _NAMED = ("network", "image_size", "epochs", "batch_size", "learning_rate", "crop")
 """The options of the recipe that its line always names."""
 _FOLLOWING = frozenset({"encoded", "preset", "steps", "eval_every"})
 """The options that its line leaves out: they follow from others, or are named elsewhere."""
 
 
-@dataclass(frozen=True)
-class PairedDifference:
-    """The mean difference in accuracy of an arm to another one, over paired seeds."""
-
-    pairs: int
-    """The number of pairs."""
-    mean: float
-    """The mean difference, in percentage points."""
-    low: float
-    """The lower end of its 95 % interval, by Student's t distribution."""
-    high: float
-    """The upper end."""
-
-    def is_within(self, margin: float) -> bool:
-        """Return True if the whole interval lies within a margin.
-
-        Args:
-            margin: The largest difference to either side, in percentage points. A single pair has
-                no interval, so it never does.
-        """
-        return self.pairs >= MIN_PAIRS and -margin <= self.low and self.high <= margin
-
-
 def paired_difference(
     runs: Iterable[ArmRun], arm: str, reference: str = DATALOADER
-) -> PairedDifference | None:
+) -> MeanInterval | None:
     """Return the mean difference of an arm to another one, over the seeds that both have.
 
     Args:
@@ -58,18 +38,13 @@ def paired_difference(
         reference: The other arm (default: the DataLoader).
 
     Returns:
-        None if there is no such seed.
+        The mean difference in percentage points; None if there is no such seed.
     """
-    accuracy = {(run.seed, run.arm): run.accuracy for run in runs}
-    differences = [
-        100 * (accuracy[seed, arm] - accuracy[seed, reference])
-        for seed in sorted({seed for seed, _ in accuracy})
-        if (seed, arm) in accuracy and (seed, reference) in accuracy
-    ]
-    if not differences:
-        return None
-    low, high = confidence_interval(differences)
-    return PairedDifference(len(differences), statistics.mean(differences), low, high)
+    accuracy: dict[str, dict[int, float]] = {arm: {}, reference: {}}
+    for run in runs:
+        if run.arm in accuracy:
+            accuracy[run.arm][run.seed] = 100 * run.accuracy
+    return paired_interval(accuracy[arm], accuracy[reference])
 
 
 def comparison_line(comparison: Comparison) -> str:
@@ -130,7 +105,7 @@ def table_lines(runs: Sequence[ArmRun], *, chance: float, margin: float) -> Iter
             continue
         means.append(statistics.mean(accuracies))
         low, high = confidence_interval(accuracies)
-        interval = f"{low:.1%} to {high:.1%}" if len(accuracies) >= MIN_PAIRS else "-"
+        interval = f"{low:.1%} to {high:.1%}" if len(accuracies) >= MIN_VALUES else "-"
         difference = None if arm == DATALOADER else paired_difference(runs, arm)
         yield (
             f"{arm:<11} {len(accuracies):>4} {means[-1]:>11.2%} {interval:>17}"
@@ -146,19 +121,19 @@ def table_lines(runs: Sequence[ArmRun], *, chance: float, margin: float) -> Iter
         yield f"{WINDOWED} less {RANDOM}, points: {_difference_cell(cost)}"
 
 
-def _difference_cell(difference: PairedDifference | None) -> str:
+def _difference_cell(difference: MeanInterval | None) -> str:
     if difference is None:
         return ""
-    if difference.pairs < MIN_PAIRS:
+    if difference.count < MIN_VALUES:
         return f"{difference.mean:+.2f} (one pair)"
     return (
         f"{difference.mean:+.2f} (95 % {difference.low:+.2f} to {difference.high:+.2f},"
-        f" {difference.pairs} pairs)"
+        f" {difference.count} pairs)"
     )
 
 
-def _conclusion(arm: str, difference: PairedDifference, margin: float) -> str:
-    if difference.pairs < MIN_PAIRS:
+def _conclusion(arm: str, difference: MeanInterval, margin: float) -> str:
+    if difference.count < MIN_VALUES:
         return f"{arm}: one pair of runs has no interval. Pass more --seeds."
     interval = f"{difference.low:+.2f} to {difference.high:+.2f} points"
     if difference.is_within(margin):

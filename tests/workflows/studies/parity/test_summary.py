@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from workflows.studies.intervals import MeanInterval
 from workflows.studies.options import ParityRecipe
 from workflows.studies.parity.arm_runs import ArmRun
 from workflows.studies.parity.bits import Comparison
 from workflows.studies.parity.summary import (
-    PairedDifference,
     comparison_line,
     largest_class_share,
     paired_difference,
@@ -42,7 +42,7 @@ def test_the_interval_is_that_of_a_paired_t_test(pairs: list[tuple[int, int]]) -
     difference = paired_difference(runs, "random")
     assert difference is not None
     interval = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
-    assert difference.pairs == len(pairs)
+    assert difference.count == len(pairs)
     assert difference.mean == pytest.approx(100 * np.mean(np.array(ours) - theirs), abs=1e-9)
     assert difference.low == pytest.approx(100 * interval.low, abs=1e-6)
     assert difference.high == pytest.approx(100 * interval.high, abs=1e-6)
@@ -53,7 +53,7 @@ def test_only_seeds_of_both_arms_are_paired() -> None:
     runs = [*runs_of("random", [0.5, 0.6, 0.9]), *runs_of("dataloader", [0.4, 0.5])]
     difference = paired_difference(runs, "random")
     assert difference is not None
-    assert (difference.pairs, difference.mean) == (2, pytest.approx(10))
+    assert (difference.count, difference.mean) == (2, pytest.approx(10))
     assert paired_difference(runs, "windowed") is None
 
 
@@ -64,8 +64,8 @@ def test_the_whole_interval_must_be_within_the_margin(
     low: float, high: float, within: bool
 ) -> None:
     """An end beyond the margin suffices to refuse it, and a single pair has no interval."""
-    assert PairedDifference(8, 0.0, low, high).is_within(1.5) is within
-    assert not PairedDifference(1, 0.0, 0.0, 0.0).is_within(1.5)
+    assert MeanInterval(8, 0.0, low, high).is_within(1.5) is within
+    assert not MeanInterval(1, 0.0, 0.0, 0.0).is_within(1.5)
 
 
 def test_the_table_has_arms_chance_and_conclusions() -> None:

@@ -1,0 +1,167 @@
+"""Tables and conclusions about the arms of a study, with intervals over its seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from workflows.reports.table import Table
+from workflows.studies.intervals import MeanInterval, mean_interval, paired_interval
+from workflows.studies.runs import StudyRun
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A metric of runs, and how it is shown."""
+
+    name: str
+    """The name of the metric in `StudyRun.metrics`."""
+    heading: str
+    """The heading of its column."""
+    percent: bool = False
+    """True if values are fractions, which are shown in percent, and their differences in points."""
+    decimals: int = 3
+    """The number of decimals; one in percent."""
+    higher_is_better: bool | None = None
+    """True if larger values are better, False if smaller ones are, None if neither is."""
+
+    def text(self, interval: MeanInterval) -> str:
+        """Return a mean with its interval, such as `71.3 (69.8 to 72.9)`.
+
+        Args:
+            interval: The mean of values of this metric and its interval.
+        """
+        return self._text(interval, "")
+
+    def difference_text(self, interval: MeanInterval) -> str:
+        """Return a mean difference with its interval, such as `+1.2 (-0.3 to +2.7)`.
+
+        Args:
+            interval: The mean difference of values of this metric, and its interval.
+        """
+        return self._text(interval, "+")
+
+    def _text(self, interval: MeanInterval, sign: str) -> str:
+        factor, decimals = (100, 1) if self.percent else (1, self.decimals)
+        mean, low, high = (
+            f"{factor * value:{sign}.{decimals}f}"
+            for value in (interval.mean, interval.low, interval.high)
+        )
+        return f"{mean} ({low} to {high})" if interval.has_interval else mean
+
+    @property
+    def column(self) -> str:
+        """The heading of the column of means, with the unit."""
+        return f"{self.heading}, %" if self.percent else self.heading
+
+
+def interval_of(runs: Iterable[StudyRun], arm: str, metric: str) -> MeanInterval | None:
+    """Return the mean of a metric over the runs of an arm, with its interval.
+
+    Args:
+        runs: Runs of any arms.
+        arm: The name of the arm.
+        metric: The name of the metric; runs without it are left out.
+
+    Returns:
+        The mean and its interval; None if no run of the arm has the metric.
+    """
+    values = [run.metrics[metric] for run in runs if run.arm == arm and metric in run.metrics]
+    return mean_interval(values) if values else None
+
+
+def difference_of(
+    runs: Iterable[StudyRun], arm: str, base: str, metric: str
+) -> MeanInterval | None:
+    """Return the mean difference of an arm to another one, over the seeds that both have.
+
+    Args:
+        runs: Runs of any arms.
+        arm: The name of the arm.
+        base: The name of the arm that is subtracted.
+        metric: The name of the metric.
+
+    Returns:
+        The mean difference and its interval; None if no seed has both.
+    """
+    values: dict[str, dict[int, float]] = {arm: {}, base: {}}
+    for run in runs:
+        if run.arm in values and metric in run.metrics:
+            values[run.arm][run.seed] = run.metrics[metric]
+    return paired_interval(values[arm], values[base])
+
+
+def arm_table(
+    title: str,
+    runs: Sequence[StudyRun],
+    arms: Sequence[str],
+    metrics: Sequence[Metric],
+    *,
+    base: str | None = None,
+) -> Table:
+    """Return the table of arms: a row for each, with the mean of each metric and its interval.
+
+    Args:
+        title: The title of the table.
+        runs: The finished runs.
+        arms: The names of the arms, in the order of the rows.
+        metrics: The metrics, in the order of the columns.
+        base: The arm to which the differences of the other arms are shown (default: no
+            differences).
+    """
+    columns = ["arm", "seeds"]
+    for metric in metrics:
+        columns.append(metric.column)
+        if base is not None:
+            columns.append(f"difference to {base}{', points' if metric.percent else ''}")
+    rows = []
+    for arm in arms:
+        num_runs = sum(run.arm == arm for run in runs)
+        cells = [arm, f"{num_runs}"]
+        for metric in metrics:
+            cells.append(_mean_text(interval_of(runs, arm, metric.name), metric, num_runs))
+            if base is not None:
+                difference = difference_of(runs, arm, base, metric.name) if arm != base else None
+                cells.append("" if difference is None else metric.difference_text(difference))
+        rows.append(cells)
+    return Table(title, columns, rows, text_columns=("arm",))
+
+
+def _mean_text(interval: MeanInterval | None, metric: Metric, num_runs: int) -> str:
+    if interval is None:
+        return "-"
+    defined = "" if interval.count == num_runs else f", {interval.count} of {num_runs} runs"
+    return f"{metric.text(interval)}{defined}"
+
+
+def conclusions(
+    runs: Sequence[StudyRun], arms: Sequence[str], metric: Metric, *, base: str
+) -> Iterator[str]:
+    """Yield a sentence on the difference of each arm to another one.
+
+    A difference was seen only if its whole 95 % interval is on one side of 0.
+
+    Args:
+        runs: The finished runs.
+        arms: The names of the arms; *base* among them is left out.
+        metric: The metric that is compared.
+        base: The arm that the others are compared with.
+    """
+    for arm in arms:
+        difference = difference_of(runs, arm, base, metric.name) if arm != base else None
+        if difference is None:
+            continue
+        unit = " points" if metric.percent else ""
+        numbers = f"{metric.difference_text(difference)}{unit}"
+        verdict = _verdict(difference, metric)
+        yield f"{arm}, {metric.heading} less that of {base}: {numbers}: {verdict}"
+
+
+def _verdict(difference: MeanInterval, metric: Metric) -> str:
+    if not difference.has_interval:
+        return "one pair of runs has no interval; pass more --seeds"
+    if not difference.excludes_zero:
+        return "no difference seen"
+    if metric.higher_is_better is None:
+        return "higher" if difference.mean > 0 else "lower"
+    return "better" if (difference.mean > 0) == metric.higher_is_better else "worse"

@@ -1,0 +1,94 @@
+"""Means over the seeds of a study, and their 95 % confidence intervals."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+MIN_VALUES = 2
+"""The number of values from which on their mean has an interval."""
+
+
+@dataclass(frozen=True)
+class MeanInterval:
+    """A mean, or a mean difference of pairs, with its 95 % interval by Student's t distribution."""
+
+    count: int
+    """The number of values, or of pairs."""
+    mean: float
+    """The mean."""
+    low: float
+    """The lower end of the interval; the mean itself if there is a single value."""
+    high: float
+    """The upper end."""
+
+    @property
+    def has_interval(self) -> bool:
+        """True if there are enough values for an interval, and all of them are finite."""
+        return self.count >= MIN_VALUES and math.isfinite(self.low) and math.isfinite(self.high)
+
+    def is_within(self, margin: float) -> bool:
+        """Return True if the whole interval lies within a margin around 0.
+
+        Args:
+            margin: The largest absolute value. A mean without an interval never lies within it.
+        """
+        return self.has_interval and -margin <= self.low and self.high <= margin
+
+    @property
+    def excludes_zero(self) -> bool:
+        """True if the whole interval is on one side of 0, so that a difference was seen."""
+        return self.has_interval and (self.low > 0 or self.high < 0)
+
+
+def confidence_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % confidence interval of the mean, by Student's t distribution.
+
+    Args:
+        values: The values, at least one.
+
+    Returns:
+        (low, high); of a single value, both ends are the value itself, and of values with NaN or
+        infinity both are NaN.
+    """
+    if len(values) < MIN_VALUES:
+        return values[0], values[0]
+    if not all(map(math.isfinite, values)):
+        return math.nan, math.nan
+    # Imported here: the options of the studies must not load scipy.
+    from scipy import stats
+
+    half_width = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    mean = statistics.mean(values)
+    return mean - half_width, mean + half_width
+
+
+def mean_interval(values: Sequence[float]) -> MeanInterval:
+    """Return the mean of values and its interval.
+
+    Args:
+        values: The values, at least one; with NaN or infinity among them, mean and interval are
+            NaN.
+    """
+    is_finite = all(map(math.isfinite, values))
+    mean = statistics.mean(values) if is_finite else math.nan
+    return MeanInterval(len(values), mean, *confidence_interval(values))
+
+
+def paired_interval(
+    values: Mapping[int, float], reference: Mapping[int, float]
+) -> MeanInterval | None:
+    """Return the mean of the differences of pairs, such as two arms with the same seed.
+
+    Args:
+        values: The value of each seed.
+        reference: The value of each seed that is subtracted.
+
+    Returns:
+        The mean of the differences and its interval, over the seeds that both have; None if there
+        is no such seed.
+    """
+    differences = [values[seed] - reference[seed] for seed in sorted(values.keys() & reference)]
+    return mean_interval(differences) if differences else None

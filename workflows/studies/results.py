@@ -1,0 +1,154 @@
+"""The folder of a study: its settings and what has been finished, line by line.
+
+    settings.json   the values that decide the results
+    NAME.jsonl      a line for each finished piece of work, such as the run of an arm
+
+A command that is killed loses the piece that it was working on, and no other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from pipeline.errors import TesseraeError
+from pipeline.store import schema
+from pipeline.store.lease import lease
+from pipeline.store.open import open_objects
+from pipeline.store.schema import SchemaError
+from workflows.training import writing
+
+SETTINGS_FILE = "settings.json"
+
+R = TypeVar("R")
+
+
+class ResultsFolder:
+    """The folder of a study."""
+
+    def __init__(self, path: Path, study: str) -> None:
+        """Name the folder, which need not exist.
+
+        Args:
+            path: The folder.
+            study: The name of the study, such as `parity`, which names the lock file.
+        """
+        self.path = path
+        self._study = study
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Lock the folder inside the block, so that no other command runs the study in it.
+
+        The folder is created if it is missing.
+
+        Raises:
+            TesseraeError: Another command uses it, or it cannot be written.
+        """
+
+        def refuse(holder: str) -> NoReturn:
+            raise TesseraeError(
+                f"{self.path} is in use by {holder}. Wait for it to end, or pass another --out."
+            )
+
+        with lease(open_objects(str(self.path)), self._study, wait=True, on_wait=refuse):
+            yield
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Write the settings of a new study, or compare them with those of the folder.
+
+        Args:
+            settings: The settings by name, as JSON values.
+
+        Raises:
+            TesseraeError: The folder has results of other settings, or other files, or its settings
+                are damaged.
+            OSError: They cannot be read or written.
+        """
+        file = self.path / SETTINGS_FILE
+        text = json.dumps(settings, indent=1)
+        if not file.exists():
+            present = sorted(
+                entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")
+            )
+            if present:
+                raise TesseraeError(
+                    f"--out {self.path} is no folder of this study: it contains {present[0]!r}."
+                    " Pass another folder."
+                )
+            writing.write(file, text.encode())
+            return
+        try:
+            recorded = schema.check(dict[str, Any], json.loads(file.read_bytes()), "it")
+        except (ValueError, RecursionError) as e:
+            raise _damaged(file, str(e)) from None
+        current = json.loads(text)
+        different = [
+            f"{name} is {recorded.get(name)!r} in the folder and {current.get(name)!r} here"
+            for name in {**recorded, **current}
+            if recorded.get(name) != current.get(name)
+        ]
+        if different:
+            raise TesseraeError(
+                f"--out {self.path} has results of other settings: {'; '.join(different)}. Pass the"
+                " same ones, or another --out."
+            )
+
+    def records(self, kind: type[R], name: str) -> list[R]:
+        """Return the finished pieces of work of one kind, in the order in which they were appended.
+
+        Args:
+            kind: The dataclass of a piece.
+            name: The name of their file, such as `runs.jsonl`.
+
+        Raises:
+            TesseraeError: A line is damaged.
+            OSError: The file cannot be read.
+        """
+        file = self.path / name
+        data = file.read_bytes() if file.exists() else b""
+        complete = data[: data.rfind(b"\n") + 1]
+        return [_record(kind, file, text) for text in complete.splitlines()]
+
+    def append(self, record: Any, name: str) -> None:
+        """Append a finished piece of work, which a command that is killed later does not lose.
+
+        Args:
+            record: The piece, a value of a dataclass.
+            name: The name of the file.
+
+        Raises:
+            DiskFullError: The disk has no room for it.
+            OSError: It cannot be written for another reason.
+        """
+        file = self.path / name
+        _drop_incomplete_line(file)
+        writing.append(file, json.dumps(asdict(record)).encode() + b"\n")
+
+
+def _drop_incomplete_line(file: Path) -> None:
+    """Remove the line that a killed command has left incomplete."""
+    data = file.read_bytes() if file.exists() else b""
+    if data and not data.endswith(b"\n"):
+        writing.write(file, data[: data.rfind(b"\n") + 1])
+
+
+def _record(kind: type[R], file: Path, text: bytes) -> R:
+    try:
+        line = schema.check(dict[str, Any], json.loads(text), "a line")
+    except (ValueError, RecursionError) as e:
+        raise _damaged(file, str(e)) from None
+    try:
+        return schema.parse(kind, dict(line))
+    except SchemaError as e:
+        raise _damaged(file, str(e)) from None
+
+
+def _damaged(file: Path, fault: str) -> TesseraeError:
+    return TesseraeError(
+        f"{file} is damaged: {fault[:200]}. Remove the line, or pass another --out."
+    )

@@ -1,0 +1,108 @@
+"""The runs of a study: each arm with each seed, of which only missing ones are run."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from workflows.studies.results import ResultsFolder
+from workflows.terminal.formatting import counted
+from workflows.terminal.progress import Progress
+
+RUNS_FILE = "runs.jsonl"
+"""The name of the file of finished runs in the folder of a study."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRun:
+    """A finished run of an arm."""
+
+    arm: str
+    """The name of the arm."""
+    seed: int
+    """The seed of what is random in the run."""
+    metrics: dict[str, float]
+    """The metrics by name, finite; those that are undefined are left out."""
+    seconds: float
+    """How long the run took."""
+
+
+RunArm = Callable[[str, int], Mapping[str, float]]
+"""A function of the name of an arm and a seed that runs the arm and returns its metrics, of which
+those that are NaN or infinite are undefined."""
+
+
+def run_arms(
+    results: ResultsFolder,
+    arms: Sequence[str],
+    seeds: Sequence[int],
+    run: RunArm,
+    *,
+    title: str,
+    line: Callable[[StudyRun], str],
+) -> list[StudyRun]:
+    """Run each arm with each seed, unless the folder has that run, and return all of them.
+
+    Each run is recorded when it ends, and printed as a line. All arms of a seed are run before the
+    next seed, so that a study that is broken off has pairs to compare.
+
+    Args:
+        results: The folder, which is locked.
+        arms: The names of the arms, in the order of the tables.
+        seeds: The seeds.
+        run: A function that runs an arm with a seed and returns its metrics.
+        title: A description of the runs, for the progress display.
+        line: A function that returns the line of a finished run.
+
+    Returns:
+        The runs by seed, then by arm, in the order of *seeds* and *arms*; runs of other arms and
+        seeds in the folder are left out.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed; the message says how to continue.
+        TesseraeError: A line of the folder is damaged.
+        OSError: The folder cannot be read or written.
+    """
+    pairs = [(arm, seed) for seed in seeds for arm in arms]
+    recorded = {(r.arm, r.seed): r for r in results.records(StudyRun, RUNS_FILE)}
+    runs = {pair: recorded[pair] for pair in pairs if pair in recorded}
+    for finished in runs.values():
+        print(line(finished), flush=True)
+    try:
+        if len(runs) < len(pairs):
+            with Progress(title, rows=len(pairs), unit="runs") as progress:
+                progress.set_initial_rows(len(runs))
+                for arm, seed in pairs:
+                    if (arm, seed) in runs:
+                        continue
+                    progress.detail(f"{arm}, seed {seed}")
+                    started = time.monotonic()
+                    metrics = {
+                        name: float(value)
+                        for name, value in run(arm, seed).items()
+                        if math.isfinite(value)
+                    }
+                    seconds = time.monotonic() - started
+                    finished = StudyRun(arm=arm, seed=seed, metrics=metrics, seconds=seconds)
+                    results.append(finished, RUNS_FILE)
+                    runs[arm, seed] = finished
+                    progress.note(line(finished))
+                    progress.update(rows=1)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(resume_advice(results, len(runs))) from None
+    return [runs[pair] for pair in pairs]
+
+
+def resume_advice(results: ResultsFolder, num_runs: int) -> str:
+    """Return the sentence that says how an interrupted study is continued.
+
+    Args:
+        results: The folder of the study.
+        num_runs: The number of its finished runs.
+    """
+    return (
+        f"Run the same command again to continue: {results.path} has {counted(num_runs, 'run')}"
+        f" that {'is' if num_runs == 1 else 'are'} finished."
+    )
