@@ -30,6 +30,7 @@ from workflows.terminal.formatting import printable
 
 COMMANDS = {
     "prepare": "decode and resize an image data set into a store",
+    "tune": "find the fastest workers and threads for prepare on this machine",
     "verify": "check every file of a store",
     "repair": "restore damaged files of a store",
     "info": "show what a store holds",

@@ -77,7 +77,7 @@ def cluster_of(options: ClusterOptions) -> CommandCluster:
         ClusterError: `--cluster` is invalid, or its file is.
     """
     return CommandCluster(
-        workers=cores() if options.workers is None else options.workers,
+        workers=options.workers or cores(),
         threads=options.threads,
         dashboard=options.dashboard,
         where=options.cluster,
@@ -257,17 +257,24 @@ class CommandCluster:
             if isinstance(answer, BaseException):
                 raise StoreError(f"worker {worker} failed: {type(answer).__name__}: {answer}")
 
-    def set_workers(self, workers: int) -> None:
-        """Set the number of worker processes of a local cluster.
+    def set_workers(self, workers: int, threads: int | None = None) -> None:
+        """Set the number of worker processes of a local cluster, and that of their threads.
 
         It has no effect once the cluster has started, which the first use of `client` does.
 
         Args:
             workers: The number, at least 1. Clusters of other kinds ignore it, also the nodes of a
                 Slurm allocation.
+            threads: The number of threads of each worker (default: unchanged).
         """
         if self._backend is None:
             self._num_workers = workers
+            self._num_threads = threads or self._num_threads
+
+    @property
+    def is_started(self) -> bool:
+        """True once the cluster has started, after which its workers cannot be set."""
+        return self._backend is not None
 
     def use_gpus(self, count: int | None) -> None:
         """Add a local worker for each GPU; it has no effect once `client` has started the cluster.

@@ -7,7 +7,7 @@ finds the leftovers of an interrupted one writes the same again.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -100,6 +100,29 @@ def resolve_recipe(
     return stored
 
 
+def expected_recipe(objects: Objects | None, options: StoreOptions) -> Recipe:
+    """Return the recipe by which images would be prepared; nothing is written.
+
+    Args:
+        objects: The objects of the store, which need not exist yet; None: a new store.
+        options: The options of the command, such as `StoreOptions(sizes=(72, 224), fit="pad")`.
+
+    Returns:
+        The recipe of the store, if it has one; otherwise that of a new store without classes.
+
+    Raises:
+        ValueError: An option has an invalid value, such as `fit="fill"`.
+        StoreMismatchError: The store has other options, or this machine makes other pixels.
+        StoreError: The recipe cannot be read, or has a format that this version does not read.
+    """
+    stored = None if objects is None else _stored_recipe(objects)
+    requested = _requested_recipe(options, stored, NO_CLASSES)
+    if stored is None:
+        return requested
+    recipe.check_same_recipe(stored, requested)
+    return stored
+
+
 def check_options(objects: Objects, options: StoreOptions) -> None:
     """Check the options of a command against the store before anything is listed or written.
 
@@ -115,10 +138,7 @@ def check_options(objects: Objects, options: StoreOptions) -> None:
         StoreDamagedError: The store has plans or commits but no recipe, or its recipe is damaged.
         StoreError: The store has a format that this version does not read.
     """
-    stored = _stored_recipe(objects)
-    requested = _requested_recipe(options, stored, NO_CLASSES)
-    if stored is not None:
-        recipe.check_same_recipe(stored, requested)
+    expected_recipe(objects, options)
 
 
 def source_rules(objects: Objects) -> int:
@@ -520,8 +540,18 @@ class ArraySizes:
     @property
     def chunk_bytes(self) -> int:
         """The bytes of one chunk of every array together."""
-        raw = sum(self._recipe.chunk_rows * size * size * 3 for size in self._sizes)
-        return raw + len(self._encodings) * CHUNK_BYTES
+        return chunk_bytes(self._recipe.chunk_rows, self._sizes, len(self._encodings))
+
+
+def chunk_bytes(chunk_rows: int, sizes: Iterable[int], num_encodings: int) -> int:
+    """Return the bytes of one chunk of every array together, which a task holds in memory.
+
+    Args:
+        chunk_rows: The number of rows in a chunk of raw pixels.
+        sizes: The sides of the squares in pixels.
+        num_encodings: The number of arrays of encoded rows.
+    """
+    return sum(chunk_rows * size * size * 3 for size in sizes) + num_encodings * CHUNK_BYTES
 
 
 def check_free_space(objects: Objects, recipe: Recipe, needed: int) -> None:

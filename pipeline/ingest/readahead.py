@@ -1,7 +1,7 @@
 """Reads a shard's images while earlier ones are decoded.
 
-Images are read in groups, one future for each group. A local disk gets one thread for each task and
-a little depth; a remote source gets many, since each read there waits for a round trip. Groups are
+Images are read in groups, one future for each group. By default a local disk gets one thread for
+each task, and a remote source many, since each read there waits for a round trip. Groups are
 limited in bytes, too, so that large images do not pile up in memory.
 
 A file whose first bytes are of no image, or that is longer than the recipe allows, is not read as a
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -23,9 +23,12 @@ from pipeline.images.rejection import UNSUPPORTED, require_decodable_format
 from pipeline.ingest.source_index import Sample
 from pipeline.sources.reader import SourceReader
 
-LOCAL_DEPTH = 2
-REMOTE_DEPTH = 16
+LOCAL_READERS, REMOTE_READERS = 1, 16
+"""The number of threads of a task that read, unless the run sets it."""
+MIN_DEPTH = 2
+"""The least number of groups in flight, so that one is read while another is decoded."""
 GROUP = 16
+"""The number of samples in a group."""
 GROUP_BYTES = 32 * 2**20
 """A group ends with the sample that takes it beyond this number of bytes."""
 
@@ -41,18 +44,17 @@ class Unread:
 
 def read_ahead(
     reader: SourceReader,
-    samples: Sequence[Sample],
+    samples: Iterable[Sample],
     *,
     limit: int | None,
-    remote: bool,
+    readers: int,
     max_attempts: int,
     retry_delay_seconds: float,
 ) -> Generator[bytes | Unread, None, None]:
     """Yield the bytes of each sample, in order, or why they were not read.
 
-    Groups of samples are read by threads, ahead of the consumer: 16 threads for a remote source,
-    one for a local one. They begin with the first sample that is asked for, and end with the
-    generator, which a consumer that stops early closes.
+    Groups of samples are read by threads, ahead of the consumer. They begin with the first sample
+    that is asked for, and end with the generator, which a consumer that stops early closes.
 
     Args:
         reader: The `pipeline.sources.reader.SourceReader` of the source, which the caller closes
@@ -60,7 +62,8 @@ def read_ahead(
         samples: The samples to read, as `SourceIndex.shard` returns them.
         limit: The length in bytes of the longest sample that is read; None: no limit, and every
             sample is read as a whole.
-        remote: True if a read waits for a network.
+        readers: The number of threads that read, at least 1; as many groups, and at least two, are
+            in flight.
         max_attempts: The number of times that an image is read before the error counts, at least 1.
         retry_delay_seconds: The seconds before the second attempt; each further one waits four
             times as long.
@@ -82,8 +85,8 @@ def read_ahead(
         ]
 
     groups = _groups_of_samples(samples, limit)
-    depth = REMOTE_DEPTH if remote else LOCAL_DEPTH
-    with ThreadPoolExecutor(depth if remote else 1, "read-ahead") as pool:
+    depth = max(MIN_DEPTH, readers)
+    with ThreadPoolExecutor(readers, "read-ahead") as pool:
         pending: deque[Future[list[bytes | Unread]]] = deque()
         try:
             # At most *depth* groups are in flight: each result makes room for one more.
@@ -97,7 +100,7 @@ def read_ahead(
                 future.cancel()
 
 
-def _groups_of_samples(samples: Sequence[Sample], limit: int | None) -> Iterator[list[Sample]]:
+def _groups_of_samples(samples: Iterable[Sample], limit: int | None) -> Iterator[list[Sample]]:
     group: list[Sample] = []
     num_bytes = 0
     for sample in samples:

@@ -268,7 +268,7 @@ def _fill_shard(
         space.reader,
         samples,
         limit=space.recipe.max_image_bytes,
-        remote=space.remote,
+        readers=space.readers,
         max_attempts=config.max_read_attempts,
         retry_delay_seconds=config.retry_delay_seconds,
     )

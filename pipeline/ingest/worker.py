@@ -13,6 +13,7 @@ from pathlib import Path
 from pipeline import code_digest
 from pipeline.errors import SourceError, StoreError, StoreMismatchError
 from pipeline.images import probe
+from pipeline.ingest.readahead import LOCAL_READERS, REMOTE_READERS
 from pipeline.ingest.source_index import SourceIndex
 from pipeline.ingest.watchdog import Watchdog
 from pipeline.sources.reader import SourceReader
@@ -46,6 +47,9 @@ class ShardTaskConfig:
     """True if a nanny restarts workers, so that the watchdog may end a hung one."""
     code: str = ""
     """The client's `running_code_digest`, which workers must match; empty: no comparison."""
+    readers: int | None = None
+    """The number of threads of a task that read images ahead; None: one for a local source, 16 for
+    a remote one."""
     max_read_attempts: int = 4
     """The number of times that an image is read before the error counts."""
     retry_delay_seconds: float = 0.5
@@ -74,6 +78,7 @@ class Workspace:
         self.rows = SourceIndex(self.objects, self.plan)
         self.reader = SourceReader(self.rows.origin.root)
         self.remote = is_url(self.rows.origin.root)
+        self.readers = config.readers or (REMOTE_READERS if self.remote else LOCAL_READERS)
         self.watchdog = Watchdog(config.image_seconds if config.watched else 0.0)
         _check_probe_pixels(self.recipe)
         self.encoded_plans = {

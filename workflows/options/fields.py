@@ -64,6 +64,7 @@ def option(
     minimum: float | None = None,
     maximum: float | None = None,
     above: float | None = None,
+    words: Mapping[str, int] = MappingProxyType({}),
     legacy_value: Any = None,
     metavar: str | None = None,
     group: str = "options",
@@ -86,6 +87,8 @@ def option(
         maximum: The largest allowed value (default: no limit). Limits apply to each item of a
             tuple.
         above: An exclusive lower bound, used without *minimum* (default: no limit).
+        words: Words that may be typed in place of a number, with the number that each stands for,
+            which may be outside the limits (default: none).
         legacy_value: The value that a run folder implies which lacks the option, because it is
             older (default: *default*).
         metavar: The placeholder of the value in the help text (default: the choices; without any, N
@@ -106,7 +109,7 @@ def option(
         help=help,
         implied=implied,
         choices=tuple(choices),  # type: ignore[arg-type]
-        limits=Range(minimum=minimum, maximum=maximum, above=above),
+        limits=Range(minimum=minimum, maximum=maximum, above=above, words=tuple(words.items())),
         legacy_value=default if legacy_value is None else legacy_value,
         metavar=metavar,
         group=group,

@@ -26,6 +26,9 @@ class Range:
     """The largest accepted number; None: no limit."""
     above: float | None = None
     """An exclusive lower bound, used instead of `minimum`; None: no limit."""
+    words: tuple[tuple[str, int], ...] = ()
+    """The words that are accepted, each with the number that stands for it, which may be outside
+    the range."""
 
     def __call__(self, text: str) -> int | float:
         """Parse *text* as a number within this range.
@@ -37,18 +40,23 @@ class Range:
             argparse.ArgumentTypeError: *text* is no number or outside the range; the message says
                 what was expected.
         """
+        if text in dict(self.words):
+            return dict(self.words)[text]
         try:
             value = self.kind(text)
         except ValueError:
             noun = "a whole number" if self.kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"expected {noun}{self._within(', ')}") from None
-        expected = self.expected(value)
+            words = "".join(f", or {word}" for word, _ in self.words)
+            raise argparse.ArgumentTypeError(
+                f"expected {noun}{self._within(', ')}{words}"
+            ) from None
+        expected = self._expected_number(value)
         if expected:
             raise argparse.ArgumentTypeError(f"expected {expected}")
         return value
 
     def expected(self, value: float) -> str:
-        """Return the accepted range if a number is outside it.
+        """Return the accepted range if a number is outside it and stands for no word.
 
         Args:
             value: The number. nan and infinite ones are never accepted, and without a maximum,
@@ -58,6 +66,9 @@ class Range:
             A description of what is expected, such as `at least 1`, if *value* is not accepted;
             otherwise ''.
         """
+        return "" if value in dict(self.words).values() else self._expected_number(value)
+
+    def _expected_number(self, value: float) -> str:
         if not -math.inf < value < math.inf:  # nan too; an int may be too long for a float
             return f"a finite number{self._within(', ')}"
         if isinstance(value, int) and self.maximum is None and value > MAX_INT:

@@ -19,6 +19,10 @@ from workflows.options.source_reading import SourceReadingOptions
 ALL = ("all",)
 """The splits of a command that is given none: those of the source or of the store."""
 
+AUTO_WORKERS = 0
+"""The value of `--workers auto`: the fastest numbers of workers, threads and readers are searched
+for before the first shard."""
+
 _STORED = "stored data"
 _EXECUTION = "execution"
 _FEATURES = "features"
@@ -139,6 +143,24 @@ class PrepareOptions(SourceReadingOptions, ClusterOptions):
         metavar="BYTES",
         group=_STORED,
     )
+    workers: int | None = option(
+        None,
+        "number of worker processes of a local cluster; `auto` tries settings for up to a minute,"
+        " as `tesserae tune` does, and chooses --threads and --readers, too",
+        implied="one per core",
+        minimum=1,
+        maximum=10_000,
+        words={"auto": AUTO_WORKERS},
+        group="cluster",
+    )
+    readers: int | None = option(
+        None,
+        "number of threads of each task that read images ahead; more help if a read waits long",
+        implied="1 for a local source, 16 for a remote one",
+        minimum=1,
+        maximum=1_000,
+        group=_EXECUTION,
+    )
     max_bad: float = option(
         0.01,
         "fraction of rows, 0 to 1, that may be quarantined before the run fails",
@@ -165,6 +187,11 @@ class PrepareOptions(SourceReadingOptions, ClusterOptions):
         """
         super().__post_init__()
         _ = self.store_options, self.source_options  # both are checked where they are made
+        if self.workers == AUTO_WORKERS and self.cluster != "local":
+            raise ValueError(
+                f"--workers is auto and --cluster is {self.cluster}: only the workers of this"
+                " machine are tuned. Pass a number, or omit one of them."
+            )
         for split in self.split:
             layout.check_split(split)
         if len(set(self.split)) != len(self.split):
@@ -177,6 +204,33 @@ class PrepareOptions(SourceReadingOptions, ClusterOptions):
         default = () if self.encoded else DEFAULT_SIZES
         sizes = default if self.sizes is None else self.sizes
         return StoreOptions(**{**values, "sizes": tuple(sorted(sizes))})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions(PrepareOptions):
+    """The options of `tesserae tune`: those of `prepare` that decide its work on an image."""
+
+    OMITTED_FLAGS = frozenset(
+        {
+            "cluster", "certs", "workers", "threads", "dashboard", "wait", "seed", "limit",
+            "shard_rows", "max_bad", "image_timeout",
+        }
+    )  # fmt: skip
+
+    source: str = argument("folder, archive or URL of the images", metavar="SOURCE")
+    store: str = argument(
+        "folder of the store, on whose disk trials write; it need not exist, and is not changed",
+        metavar="STORE",
+        default="",
+        implied="nothing is written",
+    )
+    seconds: float = option(
+        40.0,
+        "how long settings are tried, in seconds, after the source is listed",
+        minimum=1,
+        maximum=3_600,
+        metavar="SECONDS",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

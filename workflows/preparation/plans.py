@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from pipeline import sources
 from pipeline.errors import StoreDamagedError, StoreError, TesseraeError
@@ -48,6 +49,7 @@ class OpenSplit:
     """The objects of the store, opened for this run."""
 
 
+P = TypeVar("P", bound=PrepareOptions)
 Plans = dict[str, tuple[Recipe, Plan]]
 """The recipe and the plan of each split, by name."""
 
@@ -146,7 +148,7 @@ def resolve_splits(options: PrepareOptions) -> PrepareOptions:
     return options
 
 
-def resolve_arrays(options: PrepareOptions) -> PrepareOptions:
+def resolve_arrays(options: P) -> P:
     """Return the options with the arrays of a store of encoded rows, if they name none.
 
     A further split of such a store, or its next run, gets the arrays that its shards have, and no

@@ -28,7 +28,7 @@ from workflows.cluster_kinds import CommandCluster
 from workflows.dashboard.preview import ShardPreview
 from workflows.dashboard.publisher import Publisher
 from workflows.preparation import spooling
-from workflows.preparation.options import PrepareOptions
+from workflows.preparation.options import AUTO_WORKERS, PrepareOptions
 from workflows.preparation.plans import (
     OpenSplit,
     Plans,
@@ -39,6 +39,8 @@ from workflows.preparation.plans import (
     resolve_plans,
     resolve_splits,
 )
+from workflows.preparation.tuning.command import tune_for_split
+from workflows.preparation.worker_memory import worker_bytes
 from workflows.reports.class_lines import unreadable_class_lines
 from workflows.reports.quarantine import Reason, examples, quarantined_reasons
 from workflows.reports.store_model import RunReport
@@ -48,9 +50,6 @@ from workflows.terminal.progress import Progress
 
 MAX_CONSECUTIVE_FAILURES = 8
 """The number of shards that fail in succession before the run stops: the source is unreachable."""
-
-WORKER_BYTES = 400 * 2**20
-"""The memory of a worker apart from its tasks: interpreter, libraries, one very large image."""
 
 
 class TooManyQuarantinedError(TesseraeError):
@@ -230,6 +229,10 @@ def _prepare(
         for s in target
         if s not in commits or not commits[s].shard_objects.keys() >= {*stored.array_names}
     ]
+    readers = options.readers
+    if todo and options.workers == AUTO_WORKERS:
+        tuned = tune_for_split(options, part, recipe, plan, todo, cluster)
+        readers = readers if tuned is None else tuned.readers
     if todo:
         _print_and_check_needs(options, objects, recipe, plan, commits, todo, cluster)
     encoded_plans = planning.plan_encoded(objects, plan, stored.encodings)
@@ -240,6 +243,7 @@ def _prepare(
         run=part.run,
         arrays=stored.array_names,
         image_seconds=options.image_timeout,
+        readers=readers,
         code=code_digest.running_code_digest(),
     )
     kept_counts = [commits[shard].counts for shard in sorted(commits.keys() - set(todo))]
@@ -317,7 +321,7 @@ def _check_worker_memory(
     else:  # an object is uploaded in one PUT, so a task holds it whole, and a copy of it
         task_bytes = 2 * sizer.longest_shard_bytes
     for available, threads in cluster.worker_memory():
-        needed = WORKER_BYTES + threads * task_bytes
+        needed = worker_bytes(threads, task_bytes)
         if needed > available:
             raise StoreError(
                 f"a worker needs {needed / 2**30:.1f} GiB for its shards, and has"

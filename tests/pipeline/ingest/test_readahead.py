@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ReadError
 from pipeline.ingest import readahead
-from pipeline.ingest.readahead import GROUP, LOCAL_DEPTH, read_ahead, read_with_retries
+from pipeline.ingest.readahead import GROUP, MIN_DEPTH, read_ahead, read_with_retries
 from pipeline.ingest.source_index import Sample
 from pipeline.sources.reader import SourceReader
 
@@ -45,7 +45,7 @@ def samples(count: int) -> list[Sample]:
 
 
 def read_all(
-    fake_reader: FakeReader, count: int, *, remote: bool = False, tries: int = 3
+    fake_reader: FakeReader, count: int, *, readers: int = 1, tries: int = 3
 ) -> list[bytes]:
     """Return the bytes of *count* samples, read through `read_ahead`."""
     reader = cast(SourceReader, fake_reader)
@@ -54,18 +54,20 @@ def read_all(
             reader,
             samples(count),
             limit=None,
-            remote=remote,
+            readers=readers,
             max_attempts=tries,
             retry_delay_seconds=0,
         )
     )
 
 
-@given(count=st.integers(0, 5 * GROUP), remote=st.booleans())
-def test_every_image_is_read_once_and_in_order(count: int, remote: bool) -> None:
-    """The number of images is arbitrary, and the source is local or remote."""
+@given(count=st.integers(0, 5 * GROUP), readers=st.integers(1, 16))
+def test_every_image_is_read_once_and_in_order(count: int, readers: int) -> None:
+    """The numbers of images and of readers are arbitrary."""
     fake_reader = FakeReader()
-    assert read_all(fake_reader, count, remote=remote) == [f"c/{i}".encode() for i in range(count)]
+    assert read_all(fake_reader, count, readers=readers) == [
+        f"c/{i}".encode() for i in range(count)
+    ]
     assert set(fake_reader.attempts.values()) <= {1}
 
 
@@ -84,7 +86,7 @@ def test_a_permanent_failure_is_raised_at_its_image() -> None:
         cast(SourceReader, fake_reader),
         samples(60),
         limit=None,
-        remote=False,
+        readers=1,
         max_attempts=4,
         retry_delay_seconds=0,
     )
@@ -132,13 +134,13 @@ def test_read_ahead_is_bounded() -> None:
         cast(SourceReader, fake_reader),
         samples(20 * GROUP),
         limit=None,
-        remote=False,
+        readers=1,
         max_attempts=1,
         retry_delay_seconds=0,
     )
     next(images)
     images.close()
-    assert len(fake_reader.attempts) <= (LOCAL_DEPTH + 1) * GROUP
+    assert len(fake_reader.attempts) <= (MIN_DEPTH + 1) * GROUP
 
 
 def test_stopping_early_leaves_no_thread() -> None:
@@ -147,7 +149,7 @@ def test_stopping_early_leaves_no_thread() -> None:
         cast(SourceReader, FakeReader()),
         samples(100),
         limit=None,
-        remote=True,
+        readers=16,
         max_attempts=1,
         retry_delay_seconds=0,
     )

@@ -1,0 +1,234 @@
+"""A trial of `prepare`: images are read, decoded, resized and written, for some seconds.
+
+It takes the same steps as a task of `prepare` with the same code, on images of the source, but it
+commits nothing: what it writes on the disk of the store is removed. Rates of trials with different
+numbers of processes, threads and readers show which of them suit a machine and a source.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from pipeline.errors import DecodeError, ReadError
+from pipeline.images.rows import Row, make_rows
+from pipeline.ingest.readahead import GROUP, Unread, read_ahead
+from pipeline.ingest.render import row_format
+from pipeline.ingest.source_index import Sample
+from pipeline.sources.reader import SourceReader
+from pipeline.store.objects import Objects, ObjectWriter
+from pipeline.store.shard import ShardComposer
+from pipeline.urls import is_url
+
+SHARD_ROWS = 1_024
+"""The number of rows after which a trial begins another shard object."""
+READ_ATTEMPTS = 4
+"""The number of times that an image is read before the error counts, as in a task."""
+RETRY_DELAY_SECONDS = 0.5
+"""The delay of the second attempt, as in a task."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialWork:
+    """The work of a trial on each image, a small picklable value."""
+
+    root: str
+    """The folder or URL of the source that the paths of its samples are relative to."""
+    arrays: tuple[str, ...]
+    """The names of the image arrays: sizes in pixels as text, and those of encoded rows."""
+    filter: str
+    """The resampling filter."""
+    decode_arguments: dict[str, Any] = field(default_factory=dict)
+    """The keyword arguments of `pipeline.images.decode.decode`."""
+    codec: str = "none"
+    """The compression of raw pixels."""
+    chunk_rows: int = 16
+    """The number of rows in a chunk."""
+    max_image_bytes: int | None = None
+    """The length in bytes of the longest image that is read; None: no limit."""
+    is_cold: bool = False
+    """True to remove an image from the page cache after it was read, so that it is read from the
+    disk again if the trials need more images than there are."""
+
+
+@dataclass(frozen=True)
+class TrialCount:
+    """The count of a trial of one thread."""
+
+    images: int
+    """The number of images, those that could not be decoded included."""
+    seconds: float
+    """The seconds that they took, without those until the first group of images was read."""
+
+
+def run_trial(
+    work: TrialWork,
+    samples: Iterator[Sample],
+    objects: Objects | None,
+    *,
+    name: str,
+    readers: int,
+    seconds: float,
+    stop: Event,
+) -> TrialCount:
+    """Prepare images in this thread until the time is over, at a whole group of images.
+
+    The first group is not counted, because its reading overlaps with nothing.
+
+    Args:
+        work: The work on each image.
+        samples: The samples to read, more than the time suffices for.
+        objects: The objects of the store, whose `begin` was called; None: nothing is written.
+        name: A name for the written objects, which no other thread uses.
+        readers: The number of threads that read ahead.
+        seconds: How long to go on after the first group.
+        stop: An event that ends the trial early.
+
+    Returns:
+        The number of images and the seconds that they took; no images if it was stopped before the
+        second group.
+
+    Raises:
+        ReadError: An image could not be read.
+        StoreError: The disk of the store cannot be written to.
+    """
+    formats = [row_format(array) for array in work.arrays]
+    started, count, ended = 0.0, 0, 0.0
+    with ExitStack() as stack:
+        reader = _ColdReader(work.root) if work.is_cold else SourceReader(work.root)
+        images = stack.enter_context(
+            closing(
+                read_ahead(
+                    reader,
+                    samples,
+                    limit=work.max_image_bytes,
+                    readers=readers,
+                    max_attempts=READ_ATTEMPTS,
+                    retry_delay_seconds=RETRY_DELAY_SECONDS,
+                )
+            )
+        )
+        sink = stack.enter_context(_Sink(work, objects, name))
+        for data in images:
+            rows: Sequence[Row] = ()
+            if not isinstance(data, Unread):
+                with suppress(DecodeError):
+                    _, rows = make_rows(
+                        data, formats, filter=work.filter, decode_arguments=work.decode_arguments
+                    )
+            sink.append(rows)
+            count += 1
+            if count % GROUP == 0:
+                ended = time.perf_counter()
+                if count == GROUP:
+                    started = ended
+                elif ended - started >= seconds:
+                    break
+                if stop.is_set():
+                    break
+    full_groups = count // GROUP * GROUP - GROUP
+    return TrialCount(max(0, full_groups), ended - started)
+
+
+def cached_share(root: str, samples: Sequence[Sample]) -> float:
+    """Return the share of samples whose first bytes are in the page cache, 0 to 1.
+
+    Asking may start reading ahead, so those that were not there may be afterwards.
+
+    Args:
+        root: The folder or URL of the source.
+        samples: The samples, at least one.
+
+    Returns:
+        1.0 for a URL, and where the file system does not tell, as nothing can be removed then.
+
+    Raises:
+        ReadError: A file cannot be opened.
+    """
+    if is_url(root) or not hasattr(os, "RWF_NOWAIT"):
+        return 1.0
+    return sum(_is_cached(root, sample) for sample in samples) / len(samples)
+
+
+def _is_cached(root: str, sample: Sample) -> bool:
+    try:
+        with Path(root, sample.path).open("rb", buffering=0) as file:
+            os.preadv(file.fileno(), [bytearray(1)], sample.offset or 0, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return False
+    except OSError as e:
+        if e.errno == errno.EOPNOTSUPP:
+            return True
+        raise ReadError(f"cannot read {root}/{sample.path}: {e.strerror or e}") from None
+    return True
+
+
+class _ColdReader(SourceReader):
+    """A reader that leaves no image in the page cache."""
+
+    def read(self, path: str, offset: int | None, num_bytes: int) -> bytes:
+        data = super().read(path, offset, num_bytes)
+        with suppress(OSError), Path(self.root, path).open("rb", buffering=0) as file:
+            os.posix_fadvise(file.fileno(), offset or 0, num_bytes, os.POSIX_FADV_DONTNEED)
+        return data
+
+
+class _Sink:
+    """What a trial writes: shard objects on the disk of the store, which are never finished."""
+
+    def __init__(self, work: TrialWork, objects: Objects | None, name: str) -> None:
+        self._work = work
+        self._objects = objects
+        self._name = name
+        self._num_rows = 0
+        self._writers: list[ObjectWriter] = []
+        self._composers: list[ShardComposer | None] = []
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Write the row of an image in each array; none of an image that was not decoded."""
+        if self._objects is None or not rows:
+            return
+        if self._num_rows % SHARD_ROWS == 0:
+            self._begin_shard(self._objects)
+        self._num_rows += 1
+        for writer, composer, row in zip(self._writers, self._composers, rows, strict=True):
+            if composer is not None and isinstance(row, bytes):
+                composer.append(row)
+            elif not isinstance(row, bytes):
+                writer.write(memoryview(row.data))
+
+    def _begin_shard(self, objects: Objects) -> None:
+        self._abort()
+        shard = self._num_rows // SHARD_ROWS
+        for array in self._work.arrays:
+            writer = objects.create(f".tmp/trial-{self._name}-{array}-{shard}")
+            self._writers.append(writer)
+            self._composers.append(
+                ShardComposer(
+                    writer,
+                    row_bytes=int(array) ** 2 * 3,
+                    shard_rows=SHARD_ROWS,
+                    chunk_rows=self._work.chunk_rows,
+                    codec=self._work.codec,
+                )
+                if array.isdecimal()
+                else None
+            )
+
+    def _abort(self) -> None:
+        for writer in self._writers:
+            writer.abort()
+        self._writers, self._composers = [], []
+
+    def __enter__(self) -> _Sink:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._abort()

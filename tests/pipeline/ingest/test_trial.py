@@ -1,0 +1,114 @@
+"""Trials of the work of `prepare`, which leave nothing behind."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from pipeline.errors import ReadError
+from pipeline.ingest.source_index import Sample
+from pipeline.ingest.trial import TrialWork, cached_share, run_trial
+from pipeline.store.lease import lease
+from pipeline.store.local import LocalObjects
+from tests.images import make_folder
+
+IMAGES = 40
+
+
+def samples_of(root: Path) -> list[Sample]:
+    """Return the samples of a folder."""
+    files = sorted(root.glob("*/*"))
+    return [
+        Sample(i, f"{f.parent.name}/{f.name}", 0, f.stat().st_size, f"{f.parent.name}/{f.name}",
+               None, None)
+        for i, f in enumerate(files)
+    ]  # fmt: skip
+
+
+def remove_from_cache(root: Path, samples: list[Sample]) -> None:
+    """Remove all images from the page cache."""
+    for sample in samples:
+        with (root / sample.path).open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def work_of(root: Path, *, is_cold: bool = False) -> TrialWork:
+    """Return the work of a store of two sizes."""
+    arguments = {"fit": "crop", "serves": 32, "exif": False, "rules": 2, "missing_end": "refuse"}
+    return TrialWork(
+        root=str(root),
+        arrays=("16", "32", "jpeg32@90"),
+        filter="bicubic",
+        decode_arguments=arguments,
+        is_cold=is_cold,
+    )
+
+
+def test_a_trial_counts_whole_groups_and_leaves_nothing(tmp_path: Path) -> None:
+    """Images are read again and again; those that cannot be decoded count, too."""
+    source = make_folder(tmp_path / "source", IMAGES, bad=3)
+    samples = samples_of(source)
+    objects = LocalObjects(str(tmp_path / "store"), "tune-1")
+    with lease(objects, "tune", wait=False):
+        objects.begin()
+        count = run_trial(
+            work_of(source), itertools.cycle(samples), objects,
+            name="a", readers=2, seconds=0.2, stop=Event(),
+        )  # fmt: skip
+        assert count.images > 0
+        assert count.images % 16 == 0
+        assert 0.2 <= count.seconds < 20
+        assert list((tmp_path / "store" / ".tmp" / "tune-1").iterdir()) == []
+        objects.end()
+    assert [p.name for p in (tmp_path / "store").rglob("*") if p.is_file()] == ["tune.lock"]
+
+
+def test_a_trial_can_be_stopped(tmp_path: Path) -> None:
+    """It ends with the present group."""
+    source = make_folder(tmp_path / "source", IMAGES)
+    stop = Event()
+    stop.set()
+    count = run_trial(
+        work_of(source), itertools.cycle(samples_of(source)), None,
+        name="a", readers=1, seconds=1e9, stop=stop,
+    )  # fmt: skip
+    assert count.images == 0
+
+
+def test_an_image_that_cannot_be_read_ends_a_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rate without it would be that of another source."""
+    monkeypatch.setattr("pipeline.ingest.trial.RETRY_DELAY_SECONDS", 0)
+    source = make_folder(tmp_path / "source", IMAGES)
+    samples = samples_of(source)
+    (source / samples[20].path).unlink()
+    with pytest.raises(ReadError, match=samples[20].path):
+        run_trial(
+            work_of(source), itertools.cycle(samples), None,
+            name="a", readers=1, seconds=60, stop=Event(),
+        )  # fmt: skip
+
+
+def test_a_cold_source_stays_cold(tmp_path: Path) -> None:
+    """Each image leaves the page cache after it was read."""
+    source = make_folder(tmp_path / "source", IMAGES)
+    samples = samples_of(source)
+    remove_from_cache(source, samples)
+    share = cached_share(str(source), samples)
+    if share == 1:
+        pytest.skip("the file system does not remove pages on demand, or does not tell")
+    assert share == 0
+    for is_cold, share in ((True, 0.0), (False, 1.0)):
+        remove_from_cache(source, samples)
+        run_trial(
+            work_of(source, is_cold=is_cold), iter(samples), None,
+            name="a", readers=1, seconds=60, stop=Event(),
+        )  # fmt: skip
+        assert cached_share(str(source), samples) == share
+    assert cached_share("https://example.org/images", samples) == 1

@@ -1,0 +1,117 @@
+"""`tesserae tune` as a command, and `prepare --workers auto`."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.commands import run
+from tests.images import make_folder
+from workflows.cli import main
+from workflows.preparation.tuning import command as tuning
+
+SETTING = r"--workers (\d+) --threads (\d+) --readers (\d+)"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", ["folder", "tar.gz"])
+def test_tune_prints_the_options_of_prepare(tmp_path: Path, kind: str) -> None:
+    """They work, and no file of the trials is left."""
+    source = make_folder(tmp_path / "source", 60)
+    if kind == "tar.gz":
+        with tarfile.open(tmp_path / "source.tar.gz", "w:gz") as archive:
+            archive.add(source, "train")
+        source = tmp_path / "source.tar.gz"
+    (tmp_path / "scratch").mkdir()
+    before = sorted(tmp_path.iterdir())
+    store = tmp_path / "store"
+    arguments = (str(source), str(store), "--sizes", "32")
+    done = run("tune", *arguments, "--seconds", "1", seconds=200, scratch=tmp_path / "scratch")
+    assert done.status == 0, done.err
+    found = re.search(SETTING, done.out)
+    assert found is not None, done.out
+    assert "written and removed: 32 px" in done.out
+    assert ("can only be streamed" in done.out) == (kind == "tar.gz")
+    assert sorted(tmp_path.iterdir()) == before
+    prepared = run(
+        "prepare", *arguments, *found[0].split(), seconds=200, scratch=tmp_path / "scratch"
+    )
+    assert prepared.status == 0, prepared.err
+    again = run("tune", *arguments, "--seconds", "1", seconds=200, scratch=tmp_path / "scratch")
+    assert again.status == 0, again.err
+    assert run("verify", str(store), seconds=200, scratch=tmp_path / "scratch").status == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_prepare_tunes_itself(tmp_path: Path) -> None:
+    """A small source is prepared without trials; the option needs a local cluster."""
+    source = make_folder(tmp_path / "source", 40)
+    arguments = (str(source), str(tmp_path / "store"), "--sizes", "32", "--workers", "auto")
+    done = run("prepare", *arguments, seconds=200, scratch=tmp_path / "scratch")
+    assert done.status == 0, done.err
+    assert "--workers auto: 40 images would be prepared before trials pay" in done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("auto", "--cluster", "tcp://127.0.0.1:1"), "--workers is auto and --cluster is tcp://"),
+        (("many",), "--workers is many: expected a whole number, 1 to 10,000, or auto"),
+        (("0",), "--workers is 0: expected 1 to 10,000"),
+    ],
+)
+def test_workers_are_a_number_or_tuned_on_this_machine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+) -> None:
+    """Workers of a cluster are not started by the command, and cannot be tuned."""
+    command = ["prepare", str(tmp_path), str(tmp_path / "store"), "--workers", *words]
+    assert main(command) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_large_split_is_tuned_before_its_workers_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The cluster and the tasks get what the trials have chosen."""
+    from pipeline import code_digest
+    from workflows.preparation import prepare
+    from workflows.preparation.options import AUTO_WORKERS, PrepareOptions
+    from workflows.preparation.tuning.settings import Setting
+    from workflows.preparation.tuning.trials import Rate, Trials
+
+    class Stop(Exception):
+        """The end of the test, before any worker starts."""
+
+    seen = {}
+
+    def measure(self: Trials, setting: Setting, seconds: float) -> Rate:
+        return Rate(900.0 if setting == Setting(1, 2, 2) else 100.0 * setting.readers, 0.001)
+
+    def check_workers(self: object, work: object) -> None:
+        seen["workers"], seen["readers"] = self._num_workers, work.readers  # type: ignore[attr-defined]
+        seen["threads"] = self._num_threads  # type: ignore[attr-defined]
+        raise Stop
+
+    monkeypatch.setattr(code_digest, "running_code_digest", lambda: "")
+    monkeypatch.setattr(tuning, "MIN_TUNED_IMAGES", 10)
+    monkeypatch.setattr(tuning, "PREPARE_SECONDS", 0.0)
+    monkeypatch.setattr(tuning, "cores", lambda: 2)
+    monkeypatch.setattr(Trials, "measure", measure)
+    monkeypatch.setattr(Trials, "__enter__", lambda self: self)
+    monkeypatch.setattr("workflows.preparation.tuning.search.READERS", (1, 2))
+    monkeypatch.setattr("workflows.cluster_kinds.CommandCluster.check_workers", check_workers)
+    options = PrepareOptions(
+        source=str(make_folder(tmp_path / "source", 40)),
+        store=str(tmp_path / "store"),
+        sizes=(32,),
+        workers=AUTO_WORKERS,
+    )
+    with pytest.raises(Stop):
+        prepare.prepare(options)
+    assert seen == {"workers": 1, "threads": 2, "readers": 2}
+    assert "chosen: 1 worker x 2 threads, 2 readers, 900 images/s" in capsys.readouterr().out

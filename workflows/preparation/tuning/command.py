@@ -1,0 +1,296 @@
+"""The implementation of `tesserae tune`, and the tuning of `prepare --workers auto`."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from cluster.limits import cores
+from pipeline import sources
+from pipeline.ingest import planning
+from pipeline.ingest.readahead import LOCAL_READERS, REMOTE_READERS
+from pipeline.ingest.source_index import SourceIndex
+from pipeline.ingest.trial import TrialWork, cached_share
+from pipeline.memory import limit_bytes
+from pipeline.store import layout
+from pipeline.store.lease import lease
+from pipeline.store.local import LocalObjects
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
+from pipeline.store.options import StoreOptions
+from pipeline.store.plan import Plan
+from pipeline.store.recipe import Recipe
+from pipeline.urls import is_url
+from workflows.cluster_kinds import CommandCluster
+from workflows.preparation.options import ALL, PrepareOptions, TuneOptions
+from workflows.preparation.plans import OpenSplit, open_split_for_prepare, resolve_arrays
+from workflows.preparation.tuning.samples import (
+    SourceSamples,
+    samples_of_shards,
+    samples_of_source,
+)
+from workflows.preparation.tuning.search import Candidate, Outcome, search
+from workflows.preparation.tuning.settings import Setting, worker_settings
+from workflows.preparation.tuning.trials import Trials
+from workflows.preparation.worker_memory import worker_bytes
+from workflows.reports.table import Table
+from workflows.terminal.formatting import array_text, bytes_text, counted, printable, seconds_text
+from workflows.terminal.progress import Progress, print_waiting
+
+LEASE_NAME = "tune"
+"""The name of the lease in a store, so that two commands do not remove each other's files."""
+CHECKED_SAMPLES = 64
+"""The number of samples whose presence in the page cache is checked."""
+WARM_SHARE = 0.5
+"""The share of them from which on images are taken to be in memory in a run, too."""
+MIN_TUNED_IMAGES = 20_000
+"""The number of images from which on `--workers auto` tries settings: fewer are prepared before the
+trials would pay."""
+PREPARE_SECONDS = 30.0
+"""How long `--workers auto` tries settings."""
+INTERVAL_FACTOR = 1.96
+"""Half the width of a 95 % interval, in standard errors."""
+
+
+def tune(options: TuneOptions) -> int:
+    """Try settings of `prepare` on a source and a disk, and print which is fastest.
+
+    Args:
+        options: `source`, `store` (empty: nothing is written), `seconds`, `split` (of several, the
+            first one is used), and the options that decide the work on an image.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        SourceError: The source cannot be read.
+        StoreError: The store has another recipe, or its disk cannot be written to.
+        TesseraeError: A trial failed.
+    """
+    run = planning.new_run(LEASE_NAME)
+    objects = open_objects(options.store, run) if options.store else None
+    if objects is not None:
+        options = resolve_arrays(options)
+    recipe = planning.expected_recipe(objects, options.store_options)
+    split = _first_split(options)
+    if objects is None:
+        source = sources.open_source(
+            options.source, split, options.source_kind, options.source_options
+        )
+    else:
+        source = open_split_for_prepare(options, split).source
+    with (
+        samples_of_source(split, source) as samples,
+        _run_in_store(objects),
+    ):
+        outcome = _try_settings(options, samples, recipe, objects, run, seconds=options.seconds)
+    _print_outcome(outcome)
+    chosen = outcome.chosen.setting
+    command = ["tesserae", "prepare", options.source, options.store or "STORE"]
+    flags = f"--workers {chosen.workers} --threads {chosen.threads} --readers {chosen.readers}"
+    print(printable(f"use: {shlex.join(command)} {flags}"), flush=True)
+    return 0
+
+
+def tune_for_split(
+    options: PrepareOptions,
+    part: OpenSplit,
+    recipe: Recipe,
+    plan: Plan,
+    shards: Sequence[int],
+    cluster: CommandCluster,
+) -> Setting | None:
+    """Try settings on the images that a run will prepare, and set the workers of its cluster.
+
+    Call it inside `leased` of the split.
+
+    Args:
+        options: The options of the command.
+        part: The split.
+        recipe: The recipe of the store.
+        plan: The plan of the split.
+        shards: The numbers of the shards that the run will make, at least one.
+        cluster: The cluster of the command, which is local.
+
+    Returns:
+        The setting that is used; None if none was searched for, because there are too few images,
+        or because the cluster has started already.
+
+    Raises:
+        TesseraeError: A trial failed.
+    """
+    num_rows = sum(len(plan.rows(shard)) for shard in shards)
+    if cluster.is_started:
+        return None
+    if num_rows < MIN_TUNED_IMAGES:
+        print(
+            f"--workers auto: {counted(num_rows, 'image')} would be prepared before trials pay;"
+            f" {counted(cores(), 'worker')}, one per core"
+        )
+        return None
+    index = SourceIndex(part.objects, plan)
+    samples = samples_of_shards(index, shards)
+    index.close()
+    outcome = _try_settings(
+        options, samples, recipe, part.objects, part.run, seconds=PREPARE_SECONDS
+    )
+    _print_outcome(outcome)
+    chosen = outcome.chosen.setting
+    cluster.set_workers(chosen.workers, chosen.threads)
+    return chosen
+
+
+def _first_split(options: PrepareOptions) -> str:
+    """Return the split whose images are tried: `train` if there are several, else the first."""
+    if options.split != ALL:
+        return options.split[0]
+    names = sources.source_splits(options.source, options.source_kind, options.source_options)
+    return "train" if "train" in names or not names else names[0]
+
+
+def _try_settings(
+    options: PrepareOptions,
+    samples: SourceSamples,
+    recipe: Recipe,
+    objects: Objects | None,
+    run: str,
+    *,
+    seconds: float,
+) -> Outcome:
+    stored = options.store_options
+    checked = samples.samples[:CHECKED_SAMPLES]
+    share = cached_share(samples.root, checked)
+    work = TrialWork(
+        root=samples.root,
+        arrays=stored.array_names,
+        filter=recipe.filter,
+        decode_arguments=recipe.decode_arguments,
+        codec=recipe.codec,
+        chunk_rows=recipe.chunk_rows,
+        max_image_bytes=recipe.max_image_bytes,
+        is_cold=share < WARM_SHARE,
+    )
+    task_bytes = _task_bytes(recipe, stored, objects)
+    limit = limit_bytes()
+    default_readers = REMOTE_READERS if is_url(samples.root) else LOCAL_READERS
+    readers = options.readers or default_readers
+    settings = worker_settings(cores(), readers, task_bytes=task_bytes, limit_bytes=limit)
+    default = Setting(cores(), 1, readers)
+    if default not in settings:  # too little memory for one worker per core
+        default = settings[-1]
+    store = objects.url if isinstance(objects, LocalObjects) else None
+    for line in _condition_lines(samples, work, share, store, task_bytes, limit):
+        print(printable(line), flush=True)
+    workers = max(setting.workers for setting in settings)
+    with (
+        Trials(workers, work, samples.samples, store=store, run=run) as trials,
+        Progress("trying settings", unit="trials") as progress,
+    ):
+
+        def measure(setting: Setting, trial_seconds: float) -> float:
+            progress.detail(str(setting))
+            rate = trials.measure(setting, trial_seconds)
+            progress.update(rows=1)
+            return rate.images_per_second
+
+        return search(measure, settings, default, seconds=seconds, readers=options.readers)
+
+
+def _task_bytes(recipe: Recipe, stored: StoreOptions, objects: Objects | None) -> int:
+    chunk = planning.chunk_bytes(recipe.chunk_rows, stored.sizes, len(stored.encodings))
+    if objects is None or isinstance(objects, LocalObjects):
+        return chunk
+    # An object is uploaded in one PUT, so a task holds it whole, and a copy of it.
+    return 2 * chunk * (recipe.shard_rows // recipe.chunk_rows)
+
+
+def _condition_lines(
+    samples: SourceSamples,
+    work: TrialWork,
+    share: float,
+    store: str | None,
+    task_bytes: int,
+    limit: int,
+) -> Iterator[str]:
+    yield (
+        f"machine: {counted(cores(), 'core')}, {bytes_text(limit)} of memory; a worker with one"
+        f" task needs {bytes_text(worker_bytes(1, task_bytes))}"
+    )
+    yield f"source: {counted(len(samples.samples), 'image')} in random order; {_cache_text(share)}"
+    if samples.remark:
+        yield f"  {samples.remark}"
+    if work.is_cold:
+        yield "  each is removed from the page cache after it was read, so that reads stay cold"
+    if store is None:
+        yield "nothing is written: the disk of a local STORE would be tried, too"
+    else:
+        yield f"written and removed: {', '.join(map(array_text, work.arrays))} in {store}"
+
+
+def _cache_text(share: float) -> str:
+    if share >= WARM_SHARE:
+        return f"{share:.0%} of a sample are in memory"
+    return f"{1 - share:.0%} of a sample are on the disk alone"
+
+
+@contextmanager
+def _run_in_store(objects: Objects | None) -> Iterator[None]:
+    """Hold a run that may write to the disk of a local store inside the block."""
+    if not isinstance(objects, LocalObjects):
+        yield
+        return
+    folder = Path(objects.url)
+    existed = folder.exists()
+    try:
+        with lease(objects, LEASE_NAME, wait=True, on_wait=print_waiting):
+            objects.begin()
+            try:
+                yield
+            finally:
+                objects.end()
+    finally:
+        if not existed:
+            _remove_empty_folders(folder)
+
+
+def _remove_empty_folders(folder: Path) -> None:
+    """Remove the folder of a store that holds nothing but the lock of `tune`."""
+    temporary = folder / layout.TEMPORARY
+    with suppress(OSError):
+        (temporary / f"{LEASE_NAME}.lock").unlink()
+        temporary.rmdir()  # it fails if it holds another file
+        folder.rmdir()
+
+
+def _print_outcome(outcome: Outcome) -> None:
+    rows = sorted(outcome.candidates, key=lambda candidate: candidate.rate, reverse=True)
+    table = Table(
+        "",
+        ("setting", "trials", "images/s", "95 % interval"),
+        [(str(c.setting), f"{len(c.rates)}", f"{c.rate:,.0f}", _interval_text(c)) for c in rows],
+        ("setting",),
+    )
+    for line in table.lines():
+        print(line)
+    chosen, default = outcome.chosen, outcome.default
+    trials = sum(len(candidate.rates) for candidate in outcome.candidates)
+    print(
+        f"{counted(trials, 'trial')} of {counted(len(rows), 'setting')} in"
+        f" {seconds_text(outcome.seconds)}"
+    )
+    gain = ""
+    if chosen is not default and default.rate:
+        gain = f", {chosen.rate / default.rate - 1:+.1%} to the default of {default.setting}"
+    elif chosen is default:
+        gain = ", the default"
+    print(f"chosen: {chosen.setting}, {chosen.rate:,.0f} images/s{gain}", flush=True)
+
+
+def _interval_text(candidate: Candidate) -> str:
+    if math.isnan(candidate.spread):
+        return "-"
+    factor = math.exp(INTERVAL_FACTOR * candidate.spread)
+    return f"{candidate.rate / factor:,.0f} to {candidate.rate * factor:,.0f}"

@@ -1,0 +1,173 @@
+"""The search for the fastest setting: rounds of trials, of which the slower half leaves.
+
+The rate of one short trial on a shared machine may be off by a tenth. So every setting of a round
+is tried once, in a random order; half of them leave (successive halving, Jamieson and Talwalkar
+2016); and the few that stay to the end are tried again and again in turn, so that changes of the
+machine meet all of them alike.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from workflows.preparation.tuning.settings import READERS, Setting, cheapest
+
+MIN_TRIAL_SECONDS, MAX_TRIAL_SECONDS = 0.3, 1.0
+"""The shortest and the longest trial, after its first group of images."""
+HALVING_SHARE = 0.5
+"""The share of the time for the rounds in which settings leave; the finalists have the rest."""
+NUM_FINALISTS = 3
+"""The number of settings that are tried to the end."""
+MIN_GAIN = 0.1
+"""The share by which a rate must grow for twice as many readers to be worth trying."""
+TIE = 0.03
+"""The share by which rates may differ for the cheaper setting to be chosen."""
+MIN_ROUNDS = 3
+"""The number of trials of each finalist, even if the time is over."""
+
+Measure = Callable[[Setting, float], float]
+"""A function that runs a trial of a setting for some seconds and returns its images per second."""
+
+
+@dataclass
+class Candidate:
+    """A setting and the rates of its trials."""
+
+    setting: Setting
+    rates: list[float] = field(default_factory=list)
+    """The images per second of each trial."""
+
+    @property
+    def rate(self) -> float:
+        """The geometric mean of the rates, in images per second; 0 if a trial had no image."""
+        if not self.rates or min(self.rates) <= 0:
+            return 0.0
+        return statistics.geometric_mean(self.rates)
+
+    @property
+    def spread(self) -> float:
+        """The standard error of the logarithm of `rate`; NaN with fewer than two trials."""
+        if len(self.rates) < 2 or min(self.rates) <= 0:
+            return math.nan
+        logs = [math.log(rate) for rate in self.rates]
+        return statistics.stdev(logs) / math.sqrt(len(logs))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of a search."""
+
+    chosen: Candidate
+    """The setting that is fastest, or the cheapest of those that are nearly as fast."""
+    default: Candidate
+    """The setting that would be used without a search."""
+    candidates: tuple[Candidate, ...]
+    """All settings that were tried, in the order of their first trials."""
+    seconds: float
+    """How long the search took."""
+
+
+class _Search:
+    """The settings tried so far, and their trials."""
+
+    def __init__(self, measure: Measure, seed: int) -> None:
+        self.candidates: dict[Setting, Candidate] = {}
+        self._measure = measure
+        self._random = random.Random(seed)
+
+    def candidate(self, setting: Setting) -> Candidate:
+        """Return the candidate of a setting, which is new if it was not tried."""
+        return self.candidates.setdefault(setting, Candidate(setting))
+
+    def run_trial(self, candidate: Candidate, seconds: float) -> None:
+        """Run one trial."""
+        candidate.rates.append(self._measure(candidate.setting, seconds))
+
+    def run_round(self, candidates: Sequence[Candidate], seconds: float) -> None:
+        """Run one trial of each candidate, in a random order."""
+        for candidate in self._random.sample(candidates, len(candidates)):
+            self.run_trial(candidate, seconds)
+
+    def best_readers(self, setting: Setting) -> int:
+        """Return the number of readers with which a setting is fastest, or the least that suffices.
+
+        The number is doubled as long as that helps, twice in vain at most.
+        """
+        best, readers, vain = 0.0, setting.readers, 0
+        for number in READERS:
+            candidate = self.candidate(replace(setting, readers=number))
+            self.run_trial(candidate, MIN_TRIAL_SECONDS)
+            if candidate.rate > best * (1 + MIN_GAIN):
+                best, readers, vain = candidate.rate, number, 0
+            else:
+                vain += 1
+            if vain == 2:
+                break
+        return readers
+
+    def finalists(
+        self, candidates: Sequence[Candidate], default: Candidate, seconds: float
+    ) -> list[Candidate]:
+        """Return the candidates that stay when the slower half leaves round by round.
+
+        They are those of the last round, and *default*, which stays in any case.
+        """
+        alive = list(candidates)
+        while len(alive) > NUM_FINALISTS:
+            self.run_round(alive, seconds)
+            alive.sort(key=lambda candidate: candidate.rate, reverse=True)
+            alive = alive[: max(NUM_FINALISTS, len(alive) // 2)]
+        return alive if default in alive else [*alive, default]
+
+
+def search(
+    measure: Measure,
+    settings: Sequence[Setting],
+    default: Setting,
+    *,
+    seconds: float,
+    readers: int | None = None,
+    seed: int = 0,
+    clock: Callable[[], float] = time.monotonic,
+) -> Outcome:
+    """Find the fastest of some settings in a limited time.
+
+    Args:
+        measure: A function that runs a trial of a setting for some seconds and returns its images
+            per second.
+        settings: The settings to try, whose numbers of readers do not matter; at least one.
+        default: The setting that would be used without a search; it is tried to the end.
+        seconds: How long to search; it is exceeded so that each finalist has three trials.
+        readers: The number of readers of all settings (default: it is searched for, too).
+        seed: Seed of the order of the trials (default 0).
+        clock: A function that returns the time in seconds (default `time.monotonic`).
+
+    Returns:
+        The chosen setting, all that were tried, and the time that it took.
+    """
+    started = clock()
+    state = _Search(measure, seed)
+    if readers is None:
+        reference = state.candidate(default)
+        number = state.best_readers(default)
+    else:
+        reference = state.candidate(replace(default, readers=readers))
+        number = readers
+    tried = [replace(setting, readers=number) for setting in (default, *settings)]
+    if readers is None:  # one trial of each number may have missed that twice as many are better
+        tried.append(replace(default, readers=2 * number))
+    candidates = [state.candidate(setting) for setting in dict.fromkeys(tried)]
+    trial_seconds = HALVING_SHARE * seconds / (2 * len(candidates))
+    trial_seconds = min(MAX_TRIAL_SECONDS, max(MIN_TRIAL_SECONDS, trial_seconds))
+    finalists = state.finalists(candidates, reference, trial_seconds)
+    while clock() - started < seconds or min(len(c.rates) for c in finalists) < MIN_ROUNDS:
+        state.run_round(finalists, trial_seconds)
+    fastest = max(candidate.rate for candidate in finalists)
+    near = [c.setting for c in finalists if c.rate >= fastest * (1 - TIE)]
+    chosen = state.candidates[cheapest(near)]
+    return Outcome(chosen, reference, tuple(state.candidates.values()), clock() - started)

@@ -1,0 +1,136 @@
+"""The processes of all trials, and the rate of one setting."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
+from types import TracebackType
+
+from cluster.processes.forkserver import start_fork_server
+from pipeline.errors import TesseraeError
+from pipeline.ingest.source_index import Sample
+from pipeline.ingest.trial import TrialWork
+from workflows.cluster_kinds import PRELOAD
+from workflows.preparation.tuning.settings import Setting
+from workflows.preparation.tuning.trial_process import Trial, TrialResult, serve_trials
+
+MAX_TRIAL_SECONDS = 60.0
+"""How long a process may take beyond the time of a trial: a slow source has slow first images."""
+CLOSE_SECONDS = 2.0
+"""How long a process may take to end before it is killed."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """The rate of a setting in one trial."""
+
+    images_per_second: float
+    """The images of all threads in a second."""
+    cpu_seconds_per_image: float
+    """The processor time of an image."""
+
+
+class Trials:
+    """The processes that run trials; a context manager that starts and ends them."""
+
+    def __init__(
+        self,
+        workers: int,
+        work: TrialWork,
+        samples: Sequence[Sample],
+        *,
+        store: str | None,
+        run: str,
+    ) -> None:
+        """Configure the processes without starting them.
+
+        Args:
+            workers: The number of processes, the largest number of workers of a setting.
+            work: The work on each image.
+            samples: The samples of the source in a random order, at least one.
+            store: The location of the store whose disk is written to; None: nothing is written.
+            run: The name of the run, for which `begin` of the store was called.
+        """
+        self._workers = workers
+        self._arguments = (work, samples, store, run)
+        self._num_samples = len(samples)
+        self._next_sample = 0
+        self._processes: list[ForkServerProcess] = []
+        self._connections: list[Connection] = []
+
+    def measure(self, setting: Setting, seconds: float) -> Rate:
+        """Run one trial of a setting, and return its rate.
+
+        Args:
+            setting: The setting, with at most as many workers as there are processes.
+            seconds: How long each thread goes on after its first group of images.
+
+        Raises:
+            TesseraeError: An image cannot be read, the disk of the store cannot be written to, or a
+                process was killed.
+        """
+        stride = max(1, self._num_samples // setting.tasks)
+        used = self._connections[: setting.workers]
+        for index, connection in enumerate(used):
+            start = self._next_sample + index * setting.threads * stride
+            connection.send(Trial(setting.threads, setting.readers, seconds, start, stride))
+        results = [self._result(connection, seconds) for connection in used]
+        for result in results:
+            if result.error:
+                raise TesseraeError(result.error)
+        counts = [count for result in results for count in result.counts]
+        # The next trial begins where the threads of this one have stopped.
+        self._next_sample += max(count.images for count in counts) + 1
+        images = sum(count.images for count in counts)
+        rate = sum(count.images / count.seconds for count in counts if count.seconds > 0)
+        cpu = sum(result.cpu_seconds for result in results)
+        return Rate(rate, cpu / max(1, images))
+
+    def _result(self, connection: Connection, seconds: float) -> TrialResult:
+        try:
+            if not connection.poll(seconds + MAX_TRIAL_SECONDS):
+                raise TesseraeError(
+                    f"no image was prepared in {seconds + MAX_TRIAL_SECONDS:.0f} s. Check the"
+                    " source and the disk of the store."
+                )
+            result: TrialResult = connection.recv()
+        except (EOFError, ConnectionError):
+            raise TesseraeError(
+                "a process was killed during a trial, perhaps because memory ran out. Prepare with"
+                " a number of --workers."
+            ) from None
+        return result
+
+    def __enter__(self) -> Trials:
+        start_fork_server(PRELOAD)
+        context = multiprocessing.get_context("forkserver")
+        for _ in range(self._workers):
+            ours, theirs = context.Pipe()
+            process = context.Process(
+                target=serve_trials, args=(theirs, *self._arguments), daemon=True
+            )
+            process.start()
+            theirs.close()
+            self._processes.append(process)
+            self._connections.append(ours)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for connection in self._connections:
+            connection.close()
+        if kind is not None:  # a trial may be running
+            for process in self._processes:
+                process.kill()
+        for process in self._processes:
+            process.join(CLOSE_SECONDS)
+            if process.is_alive():
+                process.kill()
+                process.join()
