@@ -36,6 +36,10 @@ demo: .ready-devise ## Prepare, verify, train and search a small sample; DATA= u
 prepare: .store-data .ready ## Decode and resize DATA into STORE; resumes an interrupted run
 	$(TESSERAE) prepare "$(DATA)" "$(STORE)" $(options)
 
+.PHONY: tune
+tune: .images .ready ## Find the fastest workers and threads for DATA on this machine and the disk of STORE
+	$(TESSERAE) tune "$(DATA)" $(if $(STORE),"$(STORE)") $(if $(SPLIT),--split $(SPLIT)) $(if $(SIZES),--sizes $(SIZES)) $(ARGS)
+
 .PHONY: verify
 verify: .store .ready ## Check every file of STORE
 	$(TESSERAE) verify "$(STORE)" $(ARGS)
@@ -95,7 +99,7 @@ sample-images: .ready-train ## Generate images with the GAN of RUN, as one PNG
 	$(TESSERAE) sample-images "$(or $(RUN),runs/wgan)" $(ARGS)
 
 .PHONY: study
-study: .study .ready-devise ## Run a study of what papers claim: STUDY=gaussians, digits, devise or parity
+study: .study .ready-devise ## Run a study of what papers claim: STUDY=gaussians, digits, devise, parity or parallel
 	$(TESSERAE) study $(STUDY) $(if $(DATA),--source "$(DATA)") $(if $(STORE),--store "$(STORE)") $(if $(WORDS),--word-vectors "$(WORDS)") $(ARGS)
 
 .PHONY: report

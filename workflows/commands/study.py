@@ -12,6 +12,7 @@ from workflows.studies.options import (
     ParityOptions,
     ParityRecipe,
 )
+from workflows.studies.parallel.options import ParallelOptions
 
 COMMAND = Group(
     "STUDY",
@@ -35,6 +36,11 @@ COMMAND = Group(
             (ParityOptions, ParityRecipe),
             "workflows.studies.parity.command:parity",
             "Does a classifier learn from the loader what it learns from torch's DataLoader?",
+        ),
+        "parallel": Command(
+            (ParallelOptions,),
+            "workflows.studies.parallel.command:parallel",
+            "Which library, and how many threads or processes, decode fastest on this machine?",
         ),
     },
 )

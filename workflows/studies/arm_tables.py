@@ -6,7 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from workflows.reports.table import Table
-from workflows.studies.intervals import MeanInterval, mean_interval, paired_interval
+from workflows.studies.intervals import (
+    MeanInterval,
+    geometric_interval,
+    mean_interval,
+    paired_interval,
+    paired_ratio,
+)
 from workflows.studies.runs import StudyRun
 
 
@@ -22,6 +28,9 @@ class Metric:
     """True if values are fractions, which are shown in percent, and their differences in points."""
     decimals: int = 3
     """The number of decimals; one in percent."""
+    is_rate: bool = False
+    """True for positive values that are compared by their ratios, such as rates and times: their
+    mean is the geometric one."""
     higher_is_better: bool | None = None
     """True if larger values are better, False if smaller ones are, None if neither is."""
 
@@ -55,23 +64,25 @@ class Metric:
         return f"{self.heading}, %" if self.percent else self.heading
 
 
-def interval_of(runs: Iterable[StudyRun], arm: str, metric: str) -> MeanInterval | None:
+def interval_of(runs: Iterable[StudyRun], arm: str, metric: Metric) -> MeanInterval | None:
     """Return the mean of a metric over the runs of an arm, with its interval.
 
     Args:
         runs: Runs of any arms.
         arm: The name of the arm.
-        metric: The name of the metric; runs without it are left out.
+        metric: The metric; runs without it are left out.
 
     Returns:
         The mean and its interval; None if no run of the arm has the metric.
     """
-    values = [run.metrics[metric] for run in runs if run.arm == arm and metric in run.metrics]
-    return mean_interval(values) if values else None
+    values = list(values_of(runs, arm, metric.name).values())
+    if not values:
+        return None
+    return geometric_interval(values) if metric.is_rate else mean_interval(values)
 
 
 def difference_of(
-    runs: Iterable[StudyRun], arm: str, base: str, metric: str
+    runs: Sequence[StudyRun], arm: str, base: str, metric: str
 ) -> MeanInterval | None:
     """Return the mean difference of an arm to another one, over the seeds that both have.
 
@@ -84,11 +95,35 @@ def difference_of(
     Returns:
         The mean difference and its interval; None if no seed has both.
     """
-    values: dict[str, dict[int, float]] = {arm: {}, base: {}}
-    for run in runs:
-        if run.arm in values and metric in run.metrics:
-            values[run.arm][run.seed] = run.metrics[metric]
-    return paired_interval(values[arm], values[base])
+    return paired_interval(*(values_of(runs, name, metric) for name in (arm, base)))
+
+
+def ratio_of(runs: Sequence[StudyRun], arm: str, base: str, metric: str) -> MeanInterval | None:
+    """Return the geometric mean of the ratios of an arm to another one, over seeds of both.
+
+    Args:
+        runs: Runs of any arms.
+        arm: The name of the arm.
+        base: The name of the arm that it is divided by.
+        metric: The name of the metric, whose values are more than 0.
+
+    Returns:
+        The mean ratio and its interval; None if no seed has both.
+    """
+    return paired_ratio(*(values_of(runs, name, metric) for name in (arm, base)))
+
+
+def values_of(runs: Iterable[StudyRun], arm: str, metric: str) -> dict[int, float]:
+    """Return the values of a metric by seed, of the runs of an arm that have it.
+
+    Args:
+        runs: Runs of any arms.
+        arm: The name of the arm.
+        metric: The name of the metric.
+    """
+    return {
+        run.seed: run.metrics[metric] for run in runs if run.arm == arm and metric in run.metrics
+    }
 
 
 def arm_table(
@@ -119,7 +154,7 @@ def arm_table(
         num_runs = sum(run.arm == arm for run in runs)
         cells = [arm, f"{num_runs}"]
         for metric in metrics:
-            cells.append(_mean_text(interval_of(runs, arm, metric.name), metric, num_runs))
+            cells.append(_mean_text(interval_of(runs, arm, metric), metric, num_runs))
             if base is not None:
                 difference = difference_of(runs, arm, base, metric.name) if arm != base else None
                 cells.append("" if difference is None else metric.difference_text(difference))

@@ -77,6 +77,16 @@ def mean_interval(values: Sequence[float]) -> MeanInterval:
     return MeanInterval(len(values), mean, *confidence_interval(values))
 
 
+def geometric_interval(values: Sequence[float]) -> MeanInterval:
+    """Return the geometric mean of positive values, such as rates, and the interval of it.
+
+    Args:
+        values: The values, at least one, all more than 0.
+    """
+    logs = mean_interval([math.log(value) for value in values])
+    return MeanInterval(logs.count, *map(math.exp, (logs.mean, logs.low, logs.high)))
+
+
 def paired_interval(
     values: Mapping[int, float], reference: Mapping[int, float]
 ) -> MeanInterval | None:
@@ -92,3 +102,19 @@ def paired_interval(
     """
     differences = [values[seed] - reference[seed] for seed in sorted(values.keys() & reference)]
     return mean_interval(differences) if differences else None
+
+
+def paired_ratio(
+    values: Mapping[int, float], reference: Mapping[int, float]
+) -> MeanInterval | None:
+    """Return the geometric mean of the ratios of pairs, such as the rates of a round.
+
+    Args:
+        values: The value of each seed, more than 0.
+        reference: The value of each seed that it is divided by, more than 0.
+
+    Returns:
+        The mean ratio and its interval, which is that of the logarithms; None if no seed has both.
+    """
+    ratios = [values[seed] / reference[seed] for seed in sorted(values.keys() & reference)]
+    return geometric_interval(ratios) if ratios else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ def run_arms(
     *,
     title: str,
     line: Callable[[StudyRun], str],
+    shuffle: bool = False,
 ) -> list[StudyRun]:
     """Run each arm with each seed, unless the folder has that run, and return all of them.
 
@@ -55,6 +57,8 @@ def run_arms(
         run: A function that runs an arm with a seed and returns its metrics.
         title: A description of the runs, for the progress display.
         line: A function that returns the line of a finished run.
+        shuffle: True to run the arms of a seed in a random order, which the seed draws: for
+            timings, on which the time of day must not fall alike (default False).
 
     Returns:
         The runs by seed, then by arm, in the order of *seeds* and *arms*; runs of other arms and
@@ -74,7 +78,7 @@ def run_arms(
         if len(runs) < len(pairs):
             with Progress(title, rows=len(pairs), unit="runs") as progress:
                 progress.set_initial_rows(len(runs))
-                for arm, seed in pairs:
+                for arm, seed in _shuffled(arms, seeds) if shuffle else pairs:
                     if (arm, seed) in runs:
                         continue
                     progress.detail(f"{arm}, seed {seed}")
@@ -93,6 +97,11 @@ def run_arms(
     except KeyboardInterrupt:
         raise KeyboardInterrupt(resume_advice(results, len(runs))) from None
     return [runs[pair] for pair in pairs]
+
+
+def _shuffled(arms: Sequence[str], seeds: Sequence[int]) -> list[tuple[str, int]]:
+    """Return the pairs seed by seed, with the arms of each in an order that the seed draws."""
+    return [(arm, seed) for seed in seeds for arm in random.Random(seed).sample(arms, len(arms))]
 
 
 def resume_advice(results: ResultsFolder, num_runs: int) -> str:

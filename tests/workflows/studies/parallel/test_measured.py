@@ -1,0 +1,87 @@
+"""The program that measures: every way makes the same pixels of every image."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.images import make_folder
+from workflows.studies.parallel.measured import OPENERS, Task, render
+
+PROGRAM = Path("workflows/studies/parallel/measured.py").absolute()
+SIZE = 16
+IMAGES = 20
+
+
+def file_list(folder: Path) -> Path:
+    """Return the list of some images."""
+    paths = sorted(make_folder(folder / "source", IMAGES).glob("*/*"))
+    file = folder / "images.txt"
+    file.write_text("".join(f"{path}\n" for path in paths))
+    return file
+
+
+def measured(folder: Path, **choices: Any) -> dict[str, Any]:
+    """Run the program, and return its result."""
+    task = Task(files=str(folder / "images.txt"), size=SIZE, **choices)
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), json.dumps(asdict(task))],
+        capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(PROGRAM.parent)},
+    )  # fmt: skip
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+@pytest.mark.parametrize("way", ["threads", "processes"])
+def test_all_pixels_are_those_of_pillow(tmp_path: Path, way: str) -> None:
+    """The centre of each image, resized with a bilinear filter, in the order of the list."""
+    files = file_list(tmp_path)
+    result = measured(tmp_path, way=way, workers=2, pixels=str(tmp_path / "pixels.npy"))
+    pixels = np.load(tmp_path / "pixels.npy")
+    for path, square in zip(files.read_text().splitlines(), pixels, strict=True):
+        with Image.open(path) as image:
+            left, top = (image.width - image.height) // 2, 0
+            box = (left, top, left + image.height, image.height)
+            expected = image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR, box)
+        assert np.array_equal(square, np.asarray(expected))
+    assert result["images"] == IMAGES
+    assert min(result["seconds"], result["cpu_seconds"], result["memory_bytes"]) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("way", OPENERS)
+@pytest.mark.parametrize("decoder", ["pillow", "simplejpeg"])
+def test_every_way_does_the_same_work(tmp_path: Path, way: str, decoder: str) -> None:
+    """The checksums are equal, cold or warm, with or without buffers."""
+    file_list(tmp_path)
+    serial = measured(tmp_path, decoder=decoder)
+    result = measured(tmp_path, way=way, workers=3, decoder=decoder, cold=True, buffers=True)
+    assert result["checksum"] == serial["checksum"]
+    assert result["images"] == IMAGES
+
+
+def test_a_buffer_grows_and_is_kept(tmp_path: Path) -> None:
+    """Pixels do not depend on what was decoded into the buffer before."""
+    paths = []
+    for index, side in enumerate((40, 90, 30)):
+        path = tmp_path / f"{index}.jpg"
+        noise = np.random.default_rng(index).integers(0, 256, (side, side + 7, 3), np.uint8)
+        Image.fromarray(noise).save(path)
+        paths.append(str(path))
+    plain, buffered = (
+        Task(files="", decoder="simplejpeg", size=SIZE, buffers=buffers)
+        for buffers in (False, True)
+    )
+    for path in (*paths, *reversed(paths)):
+        assert render(path, plain)[1].checksum == render(path, buffered)[1].checksum

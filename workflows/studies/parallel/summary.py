@@ -1,0 +1,249 @@
+"""The tables, figures and answers of the study."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from workflows.reports.figures import Estimate, Figure, interval_figure
+from workflows.reports.table import Table
+from workflows.studies.arm_tables import Metric, interval_of, ratio_of
+from workflows.studies.intervals import MeanInterval
+from workflows.studies.parallel.arms import COLD, SERIAL, WARM, WAY_NAMES, ParallelArm
+from workflows.studies.report import StudyReport
+from workflows.studies.runs import StudyRun
+
+RATE = Metric(name="images_per_second", heading="images/s", decimals=0, is_rate=True)
+CPU = Metric(name="cpu_ms", heading="CPU ms", decimals=2, is_rate=True)
+DECODE = Metric(name="decode_ms", heading="decode, ms", decimals=2, is_rate=True)
+RESIZE = Metric(name="resize_ms", heading="resize, ms", decimals=2, is_rate=True)
+LOCK = Metric(name="lock_share", heading="lock held", percent=True, is_rate=True)
+MEMORY = Metric(name="memory_bytes", heading="memory")
+MEGABYTE = 1e6
+LESSON_IMAGES = 2_000
+"""The number of images of the timings of the lesson."""
+LESSON_SECONDS = {
+    "serial": 25.3,
+    "3 processes": 8.03,
+    "6 processes": 4.89,
+    "8 processes": 4.47,
+    "12 processes": 3.97,
+    "12 threads": 3.65,
+    "16 threads": 3.22,
+}
+"""The seconds for 2,000 images that the notebook of the lesson (fast.ai 2017, part 2, lesson 10)
+shows, with a cold cache, on a machine that it does not name."""
+
+
+def report_of(
+    runs: Sequence[StudyRun], arms: Sequence[ParallelArm], settings: Mapping[str, Any]
+) -> StudyReport:
+    """Return the report of the study.
+
+    Args:
+        runs: The finished runs.
+        arms: The arms; the first of them is the interpreter's own.
+        settings: The settings of the study.
+    """
+    libraries = [arm for arm in arms if arm.way == SERIAL and arm.cache == WARM and not arm.buffers]
+    # The ways all run with the library of the arms that have several threads or processes.
+    library = next(arm.library for arm in arms if arm.way != SERIAL)
+    ways = [arm for arm in arms if arm.library == library]
+    tables = [_library_table(runs, libraries)]
+    figures: dict[str, Figure] = {}
+    for cache, text in ((WARM, "files in memory"), (COLD, "files on the disk alone")):
+        chosen = [arm for arm in ways if arm.cache == cache]
+        if chosen:
+            tables.append(_way_table(runs, chosen, f"Ways, {text}"))
+            figures[f"ways-{cache}"] = _figure(runs, chosen, f"{library}, {text}")
+    tables.append(_lesson_table())
+    return StudyReport(
+        title="Threads, processes and SIMD",
+        question="Which library and how many threads or processes decode and resize fastest here,"
+        " and what does the interpreter's lock cost?",
+        answers=[*_library_answers(runs, libraries), *_way_answers(runs, ways)],
+        tables=tables,
+        figures=figures,
+        notes=[
+            "Each way decodes whole images and resizes their centre once, as the lesson does; the"
+            " time begins when its threads or processes are ready. All ways of a round run in a"
+            " random order, and ratios are of pairs of the same round.",
+            "Ways with the same library made the same pixels: their checksums are equal.",
+            "The share of the lock is that of a sampler (py-spy), scaled by a second in which the"
+            " lock was held all the time.",
+            "Processes return pixels to the command, unless they keep them; `prepare` lets each"
+            " process write its own.",
+        ],
+        settings=settings,
+    )
+
+
+def _library_table(runs: Sequence[StudyRun], arms: Sequence[ParallelArm]) -> Table:
+    rows = [
+        [arm.library, *(_text(runs, arm, metric) for metric in (RATE, DECODE, RESIZE, CPU, LOCK))]
+        for arm in arms
+    ]
+    columns = ["library, serial", RATE.heading, DECODE.heading, RESIZE.heading, CPU.heading]
+    return Table("Libraries", [*columns, LOCK.column], rows, columns[:1])
+
+
+def _way_table(runs: Sequence[StudyRun], arms: Sequence[ParallelArm], title: str) -> Table:
+    serial = next(arm for arm in arms if arm.way == SERIAL and not arm.buffers)
+    rows = []
+    for arm in arms:
+        ratio = None if arm is serial else ratio_of(runs, arm.name, serial.name, RATE.name)
+        memory = interval_of(runs, arm.name, MEMORY)
+        rows.append(
+            [
+                arm.way_text,
+                _text(runs, arm, RATE),
+                "" if ratio is None else ratio_text(ratio),
+                _text(runs, arm, CPU),
+                _text(runs, arm, LOCK),
+                "-" if memory is None else f"{memory.mean / MEGABYTE:,.0f}",
+            ]
+        )
+    columns = ["way", RATE.heading, "over serial", CPU.heading, LOCK.column, "memory, MB"]
+    return Table(title, columns, rows, columns[:1])
+
+
+def _lesson_table() -> Table:
+    rows = [
+        [way, f"{seconds:.2f}", f"{LESSON_IMAGES / seconds:,.0f}",
+         f"{LESSON_SECONDS['serial'] / seconds:.2f}"]
+        for way, seconds in LESSON_SECONDS.items()
+    ]  # fmt: skip
+    columns = ["way", "seconds", "images/s", "over serial"]
+    return Table(
+        "The lesson's timings, 2,000 images, cold, another machine", columns, rows, ["way"]
+    )
+
+
+def _figure(runs: Sequence[StudyRun], arms: Sequence[ParallelArm], title: str) -> Figure:
+    estimates = []
+    for arm in arms:
+        interval = interval_of(runs, arm.name, RATE)
+        if interval is not None:
+            name = WAY_NAMES[arm.way]
+            estimates.append(
+                Estimate(
+                    label=arm.way_text,
+                    value=interval.mean,
+                    low=interval.low,
+                    high=interval.high,
+                    series=name,
+                )
+            )
+    return interval_figure(title, estimates, across="images/s, with 95 % intervals")
+
+
+def ratio_text(ratio: MeanInterval) -> str:
+    """Return a ratio with its interval, such as `1.92 (1.85 to 1.99)`.
+
+    Args:
+        ratio: The mean ratio of pairs and its interval.
+    """
+    if not ratio.has_interval:
+        return f"{ratio.mean:.2f}"
+    return f"{ratio.mean:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+
+
+def _text(runs: Sequence[StudyRun], arm: ParallelArm, metric: Metric) -> str:
+    interval = interval_of(runs, arm.name, metric)
+    return "-" if interval is None else metric.text(interval)
+
+
+def _ratio_sentence(subject: str, ratio: MeanInterval | None, *, than: str) -> str:
+    if ratio is None:
+        return f"{subject} was not measured beside {than}."
+    if not ratio.has_interval:
+        return f"{subject} is {ratio.mean:.2f} times as fast as {than}; one round has no interval."
+    if ratio.low <= 1 <= ratio.high:
+        return f"{subject} and {than}: no difference seen, {ratio_text(ratio)} times as fast."
+    return f"{subject} is {ratio_text(ratio)} times as fast as {than}."
+
+
+def _library_answers(runs: Sequence[StudyRun], arms: Sequence[ParallelArm]) -> Iterator[str]:
+    by_library = {arm.library: arm for arm in arms}
+    stock, simd = by_library.get("Pillow"), by_library.get("Pillow-SIMD")
+    if stock is not None and simd is not None:
+        resize = ratio_of(runs, stock.name, simd.name, RESIZE.name)
+        yield _ratio_sentence("Resizing with Pillow-SIMD", resize, than="with Pillow")
+        decode = ratio_of(runs, stock.name, simd.name, DECODE.name)
+        yield _ratio_sentence("Decoding with Pillow-SIMD", decode, than="with Pillow")
+        whole = ratio_of(runs, simd.name, stock.name, RATE.name)
+        yield _ratio_sentence("A whole image with Pillow-SIMD", whole, than="with Pillow")
+        bound = _bound(runs, stock)
+        yield (
+            f"Resizing that took no time at all would make Pillow {bound:.2f} times as fast: the"
+            " rest is decoding (Amdahl's law)."
+        )
+    for arm in arms:
+        if arm.decoder == "simplejpeg" and arm.interpreter.pillow in by_library:
+            plain = by_library[arm.interpreter.pillow]
+            decode = ratio_of(runs, plain.name, arm.name, DECODE.name)
+            yield _ratio_sentence(
+                f"Decoding with {arm.library}", decode, than=f"with {plain.library}"
+            )
+
+
+def _bound(runs: Sequence[StudyRun], arm: ParallelArm) -> float:
+    decode, resize = (interval_of(runs, arm.name, metric) for metric in (DECODE, RESIZE))
+    assert decode is not None
+    assert resize is not None
+    return (decode.mean + resize.mean) / decode.mean
+
+
+def _way_answers(runs: Sequence[StudyRun], arms: Sequence[ParallelArm]) -> Iterator[str]:
+    for cache, text in ((WARM, "from memory"), (COLD, "from the disk")):
+        chosen = {(a.way, a.workers): a for a in arms if a.cache == cache and not a.buffers}
+        numbers = sorted({workers for way, workers in chosen if way == "threads"})
+        for number in (numbers[:1] + numbers[-1:]) if numbers else ():
+            threads, processes = (
+                chosen.get((way, number)) for way in ("threads", "processes-kept")
+            )
+            if threads is not None and processes is not None:
+                ratio = ratio_of(runs, threads.name, processes.name, RATE.name)
+                yield _ratio_sentence(
+                    f"{number} threads", ratio, than=f"{number} processes that keep pixels, {text}"
+                )
+        yield from _number_answers(runs, chosen, numbers, text)
+    yield from _cost_answers(runs, arms)
+
+
+def _number_answers(
+    runs: Sequence[StudyRun],
+    chosen: Mapping[tuple[str, int], ParallelArm],
+    numbers: Sequence[int],
+    text: str,
+) -> Iterator[str]:
+    """Yield what twice as many threads or processes as cores change."""
+    for way in ("threads", "processes-kept"):
+        ends = [chosen[way, number] for number in numbers if (way, number) in chosen]
+        if len(ends) > 1:
+            ratio = ratio_of(runs, ends[-1].name, ends[0].name, RATE.name)
+            yield _ratio_sentence(
+                f"{ends[-1].way_text}, {text},", ratio, than=f"{ends[0].workers} of them"
+            )
+
+
+def _cost_answers(runs: Sequence[StudyRun], arms: Sequence[ParallelArm]) -> Iterator[str]:
+    warm = [arm for arm in arms if arm.cache == WARM]
+    plain = {(arm.way, arm.workers): arm for arm in warm if not arm.buffers}
+    for arm in warm:
+        beside = plain.get((arm.way, arm.workers))
+        if arm.buffers and beside is not None:
+            ratio = ratio_of(runs, arm.name, beside.name, RATE.name)
+            yield _ratio_sentence(f"{arm.way_text}", ratio, than="without them")
+        pool = {"dask-threads": "threads", "dask-processes": "processes-kept"}.get(arm.way)
+        beside = plain.get((pool or "", arm.workers))
+        if beside is not None and arm.workers == min(n for way, n in plain if way == arm.way):
+            ratio = ratio_of(runs, arm.name, beside.name, RATE.name)
+            yield _ratio_sentence(arm.way_text, ratio, than=beside.way_text)
+    for arm in warm:
+        share = interval_of(runs, arm.name, LOCK)
+        if share is not None and arm.way == SERIAL:
+            yield (
+                f"One thread holds the interpreter's lock {LOCK.text(share)} % of the time: the"
+                f" lock alone would allow {1 / max(share.mean, 1e-3):,.0f} threads to work at once."
+            )
