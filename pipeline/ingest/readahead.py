@@ -50,6 +50,7 @@ def read_ahead(
     readers: int,
     max_attempts: int,
     retry_delay_seconds: float,
+    group_samples: int = GROUP,
 ) -> Generator[bytes | Unread, None, None]:
     """Yield the bytes of each sample, in order, or why they were not read.
 
@@ -67,6 +68,8 @@ def read_ahead(
         max_attempts: The number of times that an image is read before the error counts, at least 1.
         retry_delay_seconds: The seconds before the second attempt; each further one waits four
             times as long.
+        group_samples: The largest number of samples of a group, which a thread reads one after the
+            other (default 16).
 
     Yields:
         All bytes of the sample; or, for one that is longer than *limit*, or that is longer than 1
@@ -75,7 +78,7 @@ def read_ahead(
 
     Raises:
         ReadError: An image could not be read at any attempt. It is raised before the other images
-            of its group of up to 16 are yielded.
+            of its group are yielded.
     """
 
     def read_group(group: Sequence[Sample]) -> list[bytes | Unread]:
@@ -84,7 +87,7 @@ def read_ahead(
             for sample in group
         ]
 
-    groups = _groups_of_samples(samples, limit)
+    groups = _groups_of_samples(samples, limit, group_samples)
     depth = max(MIN_DEPTH, readers)
     with ThreadPoolExecutor(readers, "read-ahead") as pool:
         pending: deque[Future[list[bytes | Unread]]] = deque()
@@ -100,13 +103,15 @@ def read_ahead(
                 future.cancel()
 
 
-def _groups_of_samples(samples: Iterable[Sample], limit: int | None) -> Iterator[list[Sample]]:
+def _groups_of_samples(
+    samples: Iterable[Sample], limit: int | None, group_samples: int
+) -> Iterator[list[Sample]]:
     group: list[Sample] = []
     num_bytes = 0
     for sample in samples:
         group.append(sample)
         num_bytes += sample.num_bytes if limit is None or sample.num_bytes <= limit else HEAD_BYTES
-        if len(group) == GROUP or num_bytes >= GROUP_BYTES:
+        if len(group) == group_samples or num_bytes >= GROUP_BYTES:
             yield group
             group, num_bytes = [], 0
     if group:

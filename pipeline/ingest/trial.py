@@ -19,7 +19,7 @@ from typing import Any
 
 from pipeline.errors import DecodeError, ReadError
 from pipeline.images.rows import Row, make_rows
-from pipeline.ingest.readahead import GROUP, Unread, read_ahead
+from pipeline.ingest.readahead import MIN_DEPTH, Unread, read_ahead
 from pipeline.ingest.render import row_format
 from pipeline.ingest.source_index import Sample
 from pipeline.sources.reader import SourceReader
@@ -29,6 +29,9 @@ from pipeline.urls import is_url
 
 SHARD_ROWS = 1_024
 """The number of rows after which a trial begins another shard object."""
+GROUP = 4
+"""The number of images of a group that is read ahead: fewer than in a task, so that a trial on a
+slow source has enough groups. The rate of the readers does not depend on it."""
 READ_ATTEMPTS = 4
 """The number of times that an image is read before the error counts, as in a task."""
 RETRY_DELAY_SECONDS = 0.5
@@ -65,7 +68,7 @@ class TrialCount:
     images: int
     """The number of images, those that could not be decoded included."""
     seconds: float
-    """The seconds that they took, without those until the first group of images was read."""
+    """The seconds that they took, without those until every reader had read a group."""
 
 
 def run_trial(
@@ -80,7 +83,8 @@ def run_trial(
 ) -> TrialCount:
     """Prepare images in this thread until the time is over, at a whole group of images.
 
-    The first group is not counted, because its reading overlaps with nothing.
+    The first groups, one of each reader, are not counted: they arrive together, after a time in
+    which nothing else is done.
 
     Args:
         work: The work on each image.
@@ -88,18 +92,19 @@ def run_trial(
         objects: The objects of the store, whose `begin` was called; None: nothing is written.
         name: A name for the written objects, which no other thread uses.
         readers: The number of threads that read ahead.
-        seconds: How long to go on after the first group.
+        seconds: How long to go on after the first groups.
         stop: An event that ends the trial early.
 
     Returns:
-        The number of images and the seconds that they took; no images if it was stopped before the
-        second group.
+        The number of images and the seconds that they took; no images if it was stopped during the
+        first groups.
 
     Raises:
         ReadError: An image could not be read.
         StoreError: The disk of the store cannot be written to.
     """
     formats = [row_format(array) for array in work.arrays]
+    uncounted = max(MIN_DEPTH, readers) * GROUP
     started, count, ended = 0.0, 0, 0.0
     with ExitStack() as stack:
         reader = _ColdReader(work.root) if work.is_cold else SourceReader(work.root)
@@ -112,6 +117,7 @@ def run_trial(
                     readers=readers,
                     max_attempts=READ_ATTEMPTS,
                     retry_delay_seconds=RETRY_DELAY_SECONDS,
+                    group_samples=GROUP,
                 )
             )
         )
@@ -127,14 +133,14 @@ def run_trial(
             count += 1
             if count % GROUP == 0:
                 ended = time.perf_counter()
-                if count == GROUP:
+                if count == uncounted:
                     started = ended
-                elif ended - started >= seconds:
+                elif count > uncounted and ended - started >= seconds:
                     break
                 if stop.is_set():
                     break
-    full_groups = count // GROUP * GROUP - GROUP
-    return TrialCount(max(0, full_groups), ended - started)
+    counted = count // GROUP * GROUP - uncounted
+    return TrialCount(max(0, counted), ended - started if counted > 0 else 0.0)
 
 
 def cached_share(root: str, samples: Sequence[Sample]) -> float:

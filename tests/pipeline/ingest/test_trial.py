@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from pathlib import Path
 from threading import Event
 
@@ -11,7 +12,8 @@ import pytest
 
 from pipeline.errors import ReadError
 from pipeline.ingest.source_index import Sample
-from pipeline.ingest.trial import TrialWork, cached_share, run_trial
+from pipeline.ingest.trial import GROUP, TrialWork, cached_share, run_trial
+from pipeline.sources.reader import SourceReader
 from pipeline.store.lease import lease
 from pipeline.store.local import LocalObjects
 from tests.images import make_folder
@@ -61,11 +63,34 @@ def test_a_trial_counts_whole_groups_and_leaves_nothing(tmp_path: Path) -> None:
             name="a", readers=2, seconds=0.2, stop=Event(),
         )  # fmt: skip
         assert count.images > 0
-        assert count.images % 16 == 0
+        assert count.images % GROUP == 0
         assert 0.2 <= count.seconds < 20
         assert list((tmp_path / "store" / ".tmp" / "tune-1").iterdir()) == []
         objects.end()
     assert [p.name for p in (tmp_path / "store").rglob("*") if p.is_file()] == ["tune.lock"]
+
+
+class BurstReader(SourceReader):
+    """A reader of a source on which each read takes 10 ms."""
+
+    def read(self, path: str, offset: int | None, num_bytes: int) -> bytes:
+        time.sleep(0.01)
+        return super().read(path, offset, num_bytes)
+
+
+@pytest.mark.parametrize("readers", [1, 8])
+def test_bursts_of_readers_do_not_count_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readers: int
+) -> None:
+    """Readers deliver 100 images/s each at most, although their first groups arrive together."""
+    monkeypatch.setattr("pipeline.ingest.trial.SourceReader", BurstReader)
+    source = make_folder(tmp_path / "source", IMAGES)
+    count = run_trial(
+        work_of(source), itertools.cycle(samples_of(source)), None,
+        name="a", readers=readers, seconds=0.3, stop=Event(),
+    )  # fmt: skip
+    # At the end, each reader may be a group ahead of its share.
+    assert count.images <= 100 * readers * count.seconds + readers * GROUP
 
 
 def test_a_trial_can_be_stopped(tmp_path: Path) -> None:

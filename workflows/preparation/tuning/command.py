@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cluster.limits import cores
 from pipeline import sources
+from pipeline.errors import TesseraeError
 from pipeline.ingest import planning
 from pipeline.ingest.readahead import LOCAL_READERS, REMOTE_READERS
 from pipeline.ingest.source_index import SourceIndex
@@ -34,7 +35,7 @@ from workflows.preparation.tuning.samples import (
 )
 from workflows.preparation.tuning.search import Candidate, Outcome, search
 from workflows.preparation.tuning.settings import Setting, worker_settings
-from workflows.preparation.tuning.trials import Trials
+from workflows.preparation.tuning.trials import TrialKilledError, Trials
 from workflows.preparation.worker_memory import worker_bytes
 from workflows.reports.table import Table
 from workflows.terminal.formatting import array_text, bytes_text, counted, printable, seconds_text
@@ -192,11 +193,20 @@ def _try_settings(
 
         def measure(setting: Setting, trial_seconds: float) -> float:
             progress.detail(str(setting))
-            rate = trials.measure(setting, trial_seconds)
             progress.update(rows=1)
-            return rate.images_per_second
+            try:
+                return trials.measure(setting, trial_seconds).images_per_second
+            except TrialKilledError as e:
+                progress.note(f"{e} It is left out: memory has probably run out.")
+                return 0.0
 
-        return search(measure, settings, default, seconds=seconds, readers=options.readers)
+        outcome = search(measure, settings, default, seconds=seconds, readers=options.readers)
+    if not outcome.chosen.rate:
+        raise TesseraeError(
+            f"no setting worked: the processes of all trials were killed. {bytes_text(limit)} of"
+            " memory are available; end other programs, or raise the limit."
+        )
+    return outcome
 
 
 def _task_bytes(recipe: Recipe, stored: StoreOptions, objects: Objects | None) -> int:

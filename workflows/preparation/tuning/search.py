@@ -27,8 +27,6 @@ MIN_GAIN = 0.1
 """The share by which a rate must grow for twice as many readers to be worth trying."""
 TIE = 0.03
 """The share by which rates may differ for the cheaper setting to be chosen."""
-MIN_ROUNDS = 3
-"""The number of trials of each finalist, even if the time is over."""
 
 Measure = Callable[[Setting, float], float]
 """A function that runs a trial of a setting for some seconds and returns its images per second."""
@@ -75,10 +73,16 @@ class Outcome:
 class _Search:
     """The settings tried so far, and their trials."""
 
-    def __init__(self, measure: Measure, seed: int) -> None:
+    def __init__(self, measure: Measure, seed: int, is_over: Callable[[], bool]) -> None:
         self.candidates: dict[Setting, Candidate] = {}
         self._measure = measure
         self._random = random.Random(seed)
+        self._is_over = is_over
+
+    @property
+    def is_over(self) -> bool:
+        """True once the time is over."""
+        return self._is_over()
 
     def candidate(self, setting: Setting) -> Candidate:
         """Return the candidate of a setting, which is new if it was not tried."""
@@ -89,24 +93,26 @@ class _Search:
         candidate.rates.append(self._measure(candidate.setting, seconds))
 
     def run_round(self, candidates: Sequence[Candidate], seconds: float) -> None:
-        """Run one trial of each candidate, in a random order."""
+        """Run one trial of each candidate, in a random order, until the time is over."""
         for candidate in self._random.sample(candidates, len(candidates)):
+            if self.is_over:
+                return
             self.run_trial(candidate, seconds)
 
     def best_readers(self, setting: Setting) -> int:
         """Return the number of readers with which a setting is fastest, or the least that suffices.
 
-        The number is doubled as long as that helps, twice in vain at most.
+        Its own number is doubled as long as that helps, twice in vain at most.
         """
         best, readers, vain = 0.0, setting.readers, 0
-        for number in READERS:
+        for number in (n for n in READERS if n >= setting.readers):
             candidate = self.candidate(replace(setting, readers=number))
             self.run_trial(candidate, MIN_TRIAL_SECONDS)
             if candidate.rate > best * (1 + MIN_GAIN):
                 best, readers, vain = candidate.rate, number, 0
             else:
                 vain += 1
-            if vain == 2:
+            if vain == 2 or self.is_over:
                 break
         return readers
 
@@ -118,7 +124,7 @@ class _Search:
         They are those of the last round, and *default*, which stays in any case.
         """
         alive = list(candidates)
-        while len(alive) > NUM_FINALISTS:
+        while len(alive) > NUM_FINALISTS and not self.is_over:
             self.run_round(alive, seconds)
             alive.sort(key=lambda candidate: candidate.rate, reverse=True)
             alive = alive[: max(NUM_FINALISTS, len(alive) // 2)]
@@ -142,7 +148,7 @@ def search(
             per second.
         settings: The settings to try, whose numbers of readers do not matter; at least one.
         default: The setting that would be used without a search; it is tried to the end.
-        seconds: How long to search; it is exceeded so that each finalist has three trials.
+        seconds: How long to search: no trial begins later.
         readers: The number of readers of all settings (default: it is searched for, too).
         seed: Seed of the order of the trials (default 0).
         clock: A function that returns the time in seconds (default `time.monotonic`).
@@ -151,23 +157,28 @@ def search(
         The chosen setting, all that were tried, and the time that it took.
     """
     started = clock()
-    state = _Search(measure, seed)
+    state = _Search(measure, seed, lambda: clock() - started >= seconds)
     if readers is None:
         reference = state.candidate(default)
         number = state.best_readers(default)
     else:
         reference = state.candidate(replace(default, readers=readers))
         number = readers
-    tried = [replace(setting, readers=number) for setting in (default, *settings)]
+    entrants = [replace(setting, readers=number) for setting in (default, *settings)]
     if readers is None:  # one trial of each number may have missed that twice as many are better
-        tried.append(replace(default, readers=2 * number))
-    candidates = [state.candidate(setting) for setting in dict.fromkeys(tried)]
+        entrants.append(replace(default, readers=2 * number))
+    candidates = [state.candidate(setting) for setting in dict.fromkeys(entrants)]
     trial_seconds = HALVING_SHARE * seconds / (2 * len(candidates))
     trial_seconds = min(MAX_TRIAL_SECONDS, max(MIN_TRIAL_SECONDS, trial_seconds))
     finalists = state.finalists(candidates, reference, trial_seconds)
-    while clock() - started < seconds or min(len(c.rates) for c in finalists) < MIN_ROUNDS:
+    while not state.is_over:
         state.run_round(finalists, trial_seconds)
-    fastest = max(candidate.rate for candidate in finalists)
-    near = [c.setting for c in finalists if c.rate >= fastest * (1 - TIE)]
+    if not reference.rates:
+        state.run_trial(reference, trial_seconds)
+    tried = tuple(candidate for candidate in state.candidates.values() if candidate.rates)
+    # If the time was over early, as on a very slow source, all that were tried decide.
+    decided = [candidate for candidate in finalists if candidate.rates] or tried
+    fastest = max(candidate.rate for candidate in decided)
+    near = [c.setting for c in decided if c.rate >= fastest * (1 - TIE)]
     chosen = state.candidates[cheapest(near)]
-    return Outcome(chosen, reference, tuple(state.candidates.values()), clock() - started)
+    return Outcome(chosen, reference, tried, clock() - started)

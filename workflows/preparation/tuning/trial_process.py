@@ -8,8 +8,10 @@ import resource
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from pipeline.ingest.source_index import Sample
 from pipeline.ingest.trial import TrialCount, TrialWork, run_trial
@@ -60,6 +62,8 @@ def serve_trials(
         store: The location of the store whose disk is written to; None: nothing is written.
         run: The name of the run in which the store is written.
     """
+    with suppress(OSError):  # if memory runs out, this process is killed, and not the command
+        Path("/proc/self/oom_score_adj").write_text("1000")
     objects = None if store is None else open_objects(store, run)
     stop = threading.Event()
 

@@ -23,6 +23,10 @@ CLOSE_SECONDS = 2.0
 """How long a process may take to end before it is killed."""
 
 
+class TrialKilledError(TesseraeError):
+    """A process was killed during a trial, as the kernel does when memory runs out."""
+
+
 @dataclass(frozen=True)
 class Rate:
     """The rate of a setting in one trial."""
@@ -69,15 +73,21 @@ class Trials:
             seconds: How long each thread goes on after its first group of images.
 
         Raises:
-            TesseraeError: An image cannot be read, the disk of the store cannot be written to, or a
-                process was killed.
+            TrialKilledError: A process was killed; those of the next trial are new.
+            TesseraeError: An image cannot be read, or the disk of the store cannot be written to.
         """
+        if not self._processes:
+            self._start()
         stride = max(1, self._num_samples // setting.tasks)
         used = self._connections[: setting.workers]
-        for index, connection in enumerate(used):
-            start = self._next_sample + index * setting.threads * stride
-            connection.send(Trial(setting.threads, setting.readers, seconds, start, stride))
-        results = [self._result(connection, seconds) for connection in used]
+        try:
+            for index, connection in enumerate(used):
+                start = self._next_sample + index * setting.threads * stride
+                connection.send(Trial(setting.threads, setting.readers, seconds, start, stride))
+            results = [self._result(connection, seconds) for connection in used]
+        except (EOFError, ConnectionError):
+            self._kill()
+            raise TrialKilledError(f"a process was killed during a trial of {setting}.") from None
         for result in results:
             if result.error:
                 raise TesseraeError(result.error)
@@ -90,22 +100,15 @@ class Trials:
         return Rate(rate, cpu / max(1, images))
 
     def _result(self, connection: Connection, seconds: float) -> TrialResult:
-        try:
-            if not connection.poll(seconds + MAX_TRIAL_SECONDS):
-                raise TesseraeError(
-                    f"no image was prepared in {seconds + MAX_TRIAL_SECONDS:.0f} s. Check the"
-                    " source and the disk of the store."
-                )
-            result: TrialResult = connection.recv()
-        except (EOFError, ConnectionError):
+        if not connection.poll(seconds + MAX_TRIAL_SECONDS):
             raise TesseraeError(
-                "a process was killed during a trial, perhaps because memory ran out. Prepare with"
-                " a number of --workers."
-            ) from None
+                f"no image was prepared in {seconds + MAX_TRIAL_SECONDS:.0f} s. Check the source"
+                " and the disk of the store."
+            )
+        result: TrialResult = connection.recv()
         return result
 
-    def __enter__(self) -> Trials:
-        start_fork_server(PRELOAD)
+    def _start(self) -> None:
         context = multiprocessing.get_context("forkserver")
         for _ in range(self._workers):
             ours, theirs = context.Pipe()
@@ -116,6 +119,17 @@ class Trials:
             theirs.close()
             self._processes.append(process)
             self._connections.append(ours)
+
+    def _kill(self) -> None:
+        for connection in self._connections:
+            connection.close()
+        for process in self._processes:
+            process.kill()
+            process.join()
+        self._processes, self._connections = [], []
+
+    def __enter__(self) -> Trials:
+        start_fork_server(PRELOAD)
         return self
 
     def __exit__(
@@ -124,13 +138,9 @@ class Trials:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for connection in self._connections:
-            connection.close()
-        if kind is not None:  # a trial may be running
+        if kind is None:
+            for connection in self._connections:
+                connection.close()  # the processes end by themselves
             for process in self._processes:
-                process.kill()
-        for process in self._processes:
-            process.join(CLOSE_SECONDS)
-            if process.is_alive():
-                process.kill()
-                process.join()
+                process.join(CLOSE_SECONDS)
+        self._kill()

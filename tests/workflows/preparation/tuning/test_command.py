@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,7 @@ def test_a_large_split_is_tuned_before_its_workers_start(
     seen = {}
 
     def measure(self: Trials, setting: Setting, seconds: float) -> Rate:
+        time.sleep(0.001)
         return Rate(900.0 if setting == Setting(1, 2, 2) else 100.0 * setting.readers, 0.001)
 
     def check_workers(self: object, work: object) -> None:
@@ -99,7 +101,7 @@ def test_a_large_split_is_tuned_before_its_workers_start(
 
     monkeypatch.setattr(code_digest, "running_code_digest", lambda: "")
     monkeypatch.setattr(tuning, "MIN_TUNED_IMAGES", 10)
-    monkeypatch.setattr(tuning, "PREPARE_SECONDS", 0.0)
+    monkeypatch.setattr(tuning, "PREPARE_SECONDS", 0.2)
     monkeypatch.setattr(tuning, "cores", lambda: 2)
     monkeypatch.setattr(Trials, "measure", measure)
     monkeypatch.setattr(Trials, "__enter__", lambda self: self)

@@ -6,11 +6,12 @@ import random
 
 import pytest
 
+from pipeline.ingest.trial import GROUP
 from workflows.preparation.tuning.search import Outcome, search
 from workflows.preparation.tuning.settings import Setting, worker_settings
 
 OVERHEAD_SECONDS = 0.2
-"""The time of a trial that is not counted, on a simulated machine."""
+"""The time of a trial that is not counted, on a simulated machine with a fast source."""
 
 
 class Machine:
@@ -34,7 +35,7 @@ class Machine:
 
     def measure(self, setting: Setting, seconds: float) -> float:
         """Return the rate of a trial: a part of the machine comes and goes, and chance."""
-        self.now += seconds + OVERHEAD_SECONDS
+        self.now += seconds + OVERHEAD_SECONDS + 2 * GROUP * self.latency
         drift = 0.7 if int(self.now / 7) % 2 and self.noise else 1.0
         return self.rate(setting) * drift * self._random.lognormvariate(0, self.noise)
 
@@ -54,16 +55,18 @@ class Machine:
 
 
 @pytest.mark.parametrize("cores", [1, 2, 8, 64])
-@pytest.mark.parametrize("latency", [0.0, 0.05])
-def test_the_choice_is_nearly_the_best_in_less_than_a_minute(cores: int, latency: float) -> None:
-    """On 20 noisy machines, it is within 5 % of the best, but for one at most."""
+@pytest.mark.parametrize(("latency", "share"), [(0.0, 0.95), (0.05, 0.89)])
+def test_the_choice_is_nearly_the_best_in_less_than_a_minute(
+    cores: int, latency: float, share: float
+) -> None:
+    """On 20 noisy machines, it is within 5 % of the best; a slow source leaves time for less."""
     shares = []
     for seed in range(20):
         machine = Machine(cores, latency=latency, noise=0.08, seed=seed)
         outcome = machine.search()
         shares.append(machine.share_of_best(outcome))
         assert outcome.seconds < 60
-    assert sorted(shares)[1] > 0.95
+    assert min(shares) > share
 
 
 def test_a_slow_source_gets_as_many_readers_as_it_needs() -> None:
@@ -73,6 +76,15 @@ def test_a_slow_source_gets_as_many_readers_as_it_needs() -> None:
     assert outcome.chosen.rate > 20 * outcome.default.rate
     fast = Machine(2).search()
     assert fast.chosen.setting == fast.default.setting == Setting(2, 1, 1)
+
+
+def test_a_very_slow_source_is_tried_for_less_than_a_minute() -> None:
+    """With a second for each read, few trials fit, and most readers are the best choice."""
+    outcome = Machine(2, latency=1.0).search()
+    assert outcome.seconds < 60
+    assert outcome.chosen.setting.readers >= 8
+    once = Machine(2, latency=100.0).search(seconds=1)
+    assert [len(candidate.rates) for candidate in once.candidates] == [1]
 
 
 def test_a_given_number_of_readers_is_kept() -> None:

@@ -11,7 +11,7 @@ from pipeline.errors import TesseraeError
 from tests.images import make_folder
 from tests.pipeline.ingest.test_trial import samples_of, work_of
 from workflows.preparation.tuning.settings import Setting
-from workflows.preparation.tuning.trials import Trials
+from workflows.preparation.tuning.trials import TrialKilledError, Trials
 
 
 def test_processes_and_threads_work_and_end(tmp_path: Path) -> None:
@@ -25,8 +25,11 @@ def test_processes_and_threads_work_and_end(tmp_path: Path) -> None:
         assert trials.measure(Setting(1, 1, 2), 0.1).images_per_second > 0
         processes = [psutil.Process(process.pid) for process in trials._processes]
         processes[1].kill()
-        with pytest.raises(TesseraeError, match="a process was killed during a trial"):
+        with pytest.raises(TrialKilledError, match="killed during a trial of 2 workers x 1 thread"):
             trials.measure(Setting(2, 1, 1), 0.1)
+        assert not any(process.is_running() for process in processes)
+        assert trials.measure(Setting(2, 1, 1), 0.1).images_per_second > 0
+        processes = [psutil.Process(process.pid) for process in trials._processes]
     assert not any(process.is_running() for process in processes)
 
 
