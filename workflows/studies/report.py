@@ -78,11 +78,8 @@ def publish(report: StudyReport, folder: Path) -> None:
         TEMPLATE,
         title=report.title,
         report=report,
-        # The drawings come from templates that have escaped every text in them.
-        figures=[
-            {"title": figure.title, "svg": Markup(drawings[name])}
-            for name, figure in report.figures.items()
-        ],
+        # They come from a template that has escaped every text in them.
+        drawings=[Markup(drawing) for drawing in drawings.values()],
         settings=[(name.replace("_", " "), _value_text(v)) for name, v in report.settings.items()],
         circumstances=list(circumstances()),
     )
