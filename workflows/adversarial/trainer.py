@@ -39,6 +39,9 @@ class AdversarialConfig:
     """The dtype of operations that autocast may lower; the gradient penalty stays float32."""
     micro_batch: int | None = None
     """The maximum rows computed at once, with accumulated gradients; None = all rows."""
+    joint_batches: bool = False
+    """True if the critic scores real and fake rows in one batch, whose batch norm normalises both
+    together; False if each kind has a batch of its own."""
 
 
 class AdversarialTrainer:
@@ -79,6 +82,7 @@ class AdversarialTrainer:
         condition: Condition = (),
         *,
         alpha: Tensor | None = None,
+        replace_fake: Callable[[Tensor], Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Update the critic once, and leave the generator unchanged.
 
@@ -93,6 +97,8 @@ class AdversarialTrainer:
                 each, which follow real and fake rows alike (default: none).
             alpha: (n,) float32 from 0 to 1, the weight of the real row at the points where the
                 gradient penalty is evaluated; required if there is a penalty, otherwise ignored.
+            replace_fake: A function from fake rows, (m, ...), to those of equal shape that the
+                critic is trained on, such as rows of earlier updates (default: the same).
 
         Returns:
             Means over this rank's rows, 0-d float32 tensors without gradients: `critic_loss`,
@@ -113,9 +119,10 @@ class AdversarialTrainer:
                 frozen(self.generator),
             ):
                 fake = self.generator(*(tensor[rows] for tensor in inputs))
+            if replace_fake is not None:
+                fake = replace_fake(fake)
             with autocast(self.config.precision, self.world.device):
-                real_scores = self.critic(real[rows], *row_condition).float()
-                fake_scores = self.critic(fake, *row_condition).float()
+                real_scores, fake_scores = self._scores(real[rows], fake, row_condition)
             loss = self.config.objective.critic(real_scores, fake_scores)
             metrics = {"critic_loss": loss.detach()}
             if self.config.penalty:
@@ -209,8 +216,7 @@ class AdversarialTrainer:
             frozen(self.critic),
         ):
             fake = self.generator(*inputs)
-            real_scores = self.critic(real, *condition).float()
-            fake_scores = self.critic(fake, *condition).float()
+            real_scores, fake_scores = self._scores(real, fake, condition)
         return {
             "estimate": real_scores.mean() - fake_scores.mean(),
             "critic_loss": self.config.objective.critic(real_scores, fake_scores),
@@ -244,6 +250,14 @@ class AdversarialTrainer:
         self.critic.load_state_dict(state["critic"])
         load_optimiser(self.generator_optimiser, state["generator_optimiser"])
         load_optimiser(self.critic_optimiser, state["critic_optimiser"])
+
+    def _scores(self, real: Tensor, fake: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """Return the scores of real and of fake rows, whose condition is the same."""
+        if self.config.joint_batches:
+            scores = self.critic(torch.cat([real, fake]), *(torch.cat([c, c]) for c in condition))
+            real_scores, fake_scores = scores.float().chunk(2)
+            return real_scores, fake_scores
+        return self.critic(real, *condition).float(), self.critic(fake, *condition).float()
 
     def _gradient_penalty(
         self, real: Tensor, fake: Tensor, condition: Condition, alpha: Tensor

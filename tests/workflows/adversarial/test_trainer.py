@@ -233,3 +233,34 @@ def test_a_further_loss_is_added_to_the_adversarial_loss() -> None:
             (noise(),), weight=0.0, extra_loss=lambda fake, _: (fake - target).abs().mean()
         )
     assert float(metrics["other_loss"]) < 0.95 * first
+
+
+def test_joint_batches_are_normalised_together() -> None:
+    """The critic sees one batch of both kinds; without batch norm that changes nothing."""
+    for norm, is_equal in (("batch", False), ("none", True)):
+        apart, joint = (make_trainer("dcgan", norm, joint_batches=joint) for joint in (False, True))
+        metrics = [t.evaluate(real_rows(), (noise(),))["critic_loss"] for t in (apart, joint)]
+        assert torch.equal(metrics[0], metrics[1]) == is_equal
+        fake = joint.generator(noise())
+        real_scores, fake_scores = joint.critic(torch.cat([real_rows(), fake])).chunk(2)
+        expected = OBJECTIVES["dcgan"].critic(real_scores, fake_scores)
+        torch.testing.assert_close(metrics[1], expected)
+    for trainer in (apart, joint):
+        trainer.critic_update(real_rows(), (noise(),))
+    expect_equal(joint.critic, apart.critic)
+
+
+def test_the_critic_is_trained_on_replaced_rows() -> None:
+    """Earlier rows can stand for new ones, and the loss is that of what the critic got."""
+    plain, replaced = make_trainer("dcgan"), make_trainer("dcgan")
+    earlier = real_rows(7)
+    seen = []
+
+    def replace(fake: Tensor) -> Tensor:
+        seen.append(fake)
+        return earlier
+
+    metrics = replaced.critic_update(real_rows(), (noise(),), replace_fake=replace)
+    torch.testing.assert_close(seen[0], plain.generator(noise()).detach())
+    expected = plain.config.objective.critic(plain.critic(real_rows()), plain.critic(earlier))
+    torch.testing.assert_close(metrics["critic_loss"], expected.detach())
