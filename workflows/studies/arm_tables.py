@@ -188,11 +188,17 @@ def conclusions(
             continue
         unit = " points" if metric.percent else ""
         numbers = f"{metric.difference_text(difference)}{unit}"
-        verdict = _verdict(difference, metric)
-        yield f"{arm}, {metric.heading} less that of {base}: {numbers}: {verdict}"
+        conclusion = verdict(difference, metric)
+        yield f"{arm}, {metric.heading} less that of {base}: {numbers}: {conclusion}"
 
 
-def _verdict(difference: MeanInterval, metric: Metric) -> str:
+def verdict(difference: MeanInterval, metric: Metric) -> str:
+    """Return what a difference shows, such as `better` or `no difference seen`.
+
+    Args:
+        difference: The mean difference of values of the metric, and its interval.
+        metric: The metric, which says whether higher values are better.
+    """
     if not difference.has_interval:
         return "one pair of runs has no interval; pass more --seeds"
     if not difference.excludes_zero:

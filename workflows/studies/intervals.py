@@ -118,3 +118,46 @@ def paired_ratio(
     """
     ratios = [values[seed] / reference[seed] for seed in sorted(values.keys() & reference)]
     return geometric_interval(ratios) if ratios else None
+
+
+def p_value(values: Sequence[float]) -> float:
+    """Return the two-sided p-value of Student's t test that the mean of values is 0.
+
+    Args:
+        values: The values, such as differences of pairs, at least one and all finite.
+
+    Returns:
+        The probability, 0 to 1, of a mean at least as far from 0 if the true one is 0; NaN for a
+        single value; and for equal values 0, or 1 if all of them are 0.
+    """
+    if len(values) < MIN_VALUES:
+        return math.nan
+    mean, deviation = statistics.mean(values), statistics.stdev(values)
+    if deviation == 0:
+        return float(mean == 0)
+    from scipy import stats
+
+    return float(2 * stats.t.sf(abs(mean) / deviation * len(values) ** 0.5, len(values) - 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values that are adjusted for their number.
+
+    Holm: A Simple Sequentially Rejective Multiple Test Procedure, Scandinavian Journal of
+    Statistics 6, 1979. If each hypothesis whose adjusted value is below 0.05 is rejected, a true
+    one among them is rejected with a probability of at most 0.05, however the tests depend on
+    each other.
+
+    Args:
+        p_values: The p-values of the tests, 0 to 1 or NaN.
+
+    Returns:
+        The adjusted values in the order of the tests, 0 to 1; NaN stays NaN, and is not counted.
+    """
+    ascending = sorted((p, index) for index, p in enumerate(p_values) if not math.isnan(p))
+    adjusted = [math.nan] * len(p_values)
+    largest = 0.0
+    for rank, (p, index) in enumerate(ascending):
+        largest = max(largest, min(1.0, (len(ascending) - rank) * p))
+        adjusted[index] = largest
+    return adjusted

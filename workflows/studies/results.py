@@ -9,7 +9,7 @@ A command that is killed loses the piece that it was working on, and no other.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -58,11 +58,15 @@ class ResultsFolder:
         with lease(open_objects(str(self.path)), self._study, wait=True, on_wait=refuse):
             yield
 
-    def check_settings(self, settings: Mapping[str, Any]) -> None:
+    def check_settings(
+        self, settings: Mapping[str, Any], *, own_entries: Collection[str] = ()
+    ) -> None:
         """Write the settings of a new study, or compare them with those of the folder.
 
         Args:
             settings: The settings by name, as JSON values.
+            own_entries: The names of files and folders that the study itself writes before it knows
+                its settings, such as a store that it prepares (default: none).
 
         Raises:
             TesseraeError: The folder has results of other settings, or other files, or its settings
@@ -73,7 +77,9 @@ class ResultsFolder:
         text = json.dumps(settings, indent=1)
         if not file.exists():
             present = sorted(
-                entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")
+                entry.name
+                for entry in self.path.iterdir()
+                if not entry.name.startswith(".") and entry.name not in own_entries
             )
             if present:
                 raise TesseraeError(
