@@ -99,7 +99,7 @@ sample-images: .ready-train ## Generate images with the GAN of RUN, as one PNG
 	$(TESSERAE) sample-images "$(or $(RUN),runs/wgan)" $(ARGS)
 
 .PHONY: study
-study: .study .ready-devise ## Run a study of what papers claim: STUDY=gaussians, digits, devise, parity or parallel
+study: .study .ready-devise ## Run the study STUDY, such as parallel; `tesserae study --help` lists them
 	$(TESSERAE) study $(STUDY) $(if $(DATA),--source "$(DATA)") $(if $(STORE),--store "$(STORE)") $(if $(WORDS),--word-vectors "$(WORDS)") $(ARGS)
 
 .PHONY: report

@@ -1,10 +1,12 @@
 """Reproduce claims of papers with small experiments, and print a table of the results.
 
-`gaussians` and `digits` generate their own data. `devise` needs a store with features and a file of
-word vectors, `parity` a store and the images that it was prepared from.
+`gaussians` and `digits` generate their own data. `two-changes` and `hacks` need a store, or a
+folder of images, `devise` a store with features and a file of word vectors, `parity` a store and
+the images that it was prepared from.
 """
 
 from workflows.commands import Command, Group
+from workflows.studies.gans.options import HacksOptions, TwoChangesOptions
 from workflows.studies.options import (
     DeviseStudyOptions,
     DigitsOptions,
@@ -26,6 +28,16 @@ COMMAND = Group(
             (DigitsOptions,),
             "workflows.studies.command:digits",
             "Do the critic's estimate and the discriminator's loss track sample quality?",
+        ),
+        "two-changes": Command(
+            (TwoChangesOptions,),
+            "workflows.studies.gans.command:two_changes",
+            "What do WGAN's loss, its clip and its optimiser each do to a DCGAN?",
+        ),
+        "hacks": Command(
+            (HacksOptions,),
+            "workflows.studies.gans.command:hacks",
+            "What does each tip for training GANs do to a DCGAN?",
         ),
         "devise": Command(
             (DeviseStudyOptions,),

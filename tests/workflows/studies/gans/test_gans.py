@@ -1,0 +1,315 @@
+"""The studies of GANs: their images, recipes, metrics and runs, at a small size."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.errors import StoreError, TesseraeError
+from tests.workflows.training.small import small_store
+from workflows.studies.gans import CONSTRAINTS, LOSSES, OPTIMISERS, command, hacks, two_changes
+from workflows.studies.gans import training as training_module
+from workflows.studies.gans.images import StudyImages, as_floats, open_images
+from workflows.studies.gans.metrics import (
+    CONTROLS,
+    DISTANCE,
+    DIVERSITY,
+    FEATURES,
+    GAUSSIAN,
+    NOISE,
+    NOVELTY,
+    TRAINING_ROWS,
+    compare_with,
+    control_samples,
+)
+from workflows.studies.gans.options import HacksOptions, TwoChangesOptions
+from workflows.studies.gans.recipes import GanRecipe
+from workflows.studies.gans.training import (
+    CORRELATION,
+    DIVERGED,
+    Curves,
+    GanTraining,
+    RunSize,
+    run_recipe,
+)
+
+CPU = torch.device("cpu")
+SIZE = RunSize(image_size=8, width=4, latent_dim=6, batch_size=8, steps=6, evaluations=6)
+TINY = {"image_size": 8, "width": 4, "latent_dim": 6, "batch_size": 8, "steps": 10, "seeds": 2}
+
+
+def small_images(rows: int = 96, num_classes: int = 3) -> StudyImages:
+    """Return smooth random images of some classes, whose pixels depend on each other."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(rows + 32, 3, 4, 4, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, size=8, mode="bilinear")
+    pixels = (smooth * 255).byte()
+    return StudyImages(
+        train=pixels[:rows],
+        labels=torch.arange(rows) % num_classes,
+        held_out=pixels[rows:],
+        num_classes=num_classes,
+        identity="small",
+        description="small",
+    )
+
+
+def test_controls_have_the_metrics_that_their_names_say() -> None:
+    """Training rows are near and copies, a Gaussian is near but new, noise is far and varied."""
+    images = small_images(400)
+    comparison = compare_with(images, CPU, max_rows=32)
+    samples = control_samples(images, 32, 0)
+    metrics = {name: comparison.measure(rows) for name, rows in samples.items()}
+    assert tuple(metrics) == CONTROLS
+    near, fitted, noise = (metrics[name] for name in (TRAINING_ROWS, GAUSSIAN, NOISE))
+    for name in (FEATURES, DISTANCE):
+        assert max(near[name], fitted[name]) < 0.7 * noise[name]
+    assert near[NOVELTY] < 1e-3
+    assert fitted[NOVELTY] > 0.5
+    assert near[DIVERSITY] == pytest.approx(1, abs=0.3)
+    assert noise[DIVERSITY] > 1.5
+    repeated = comparison.measure(samples[NOISE][:1].expand(32, -1, -1, -1))
+    assert repeated[DIVERSITY] == pytest.approx(0, abs=1e-3)
+
+
+def test_a_fitted_gaussian_has_the_moments_of_the_training_rows() -> None:
+    """Its samples are sums of centred rows, so that no covariance matrix is stored."""
+    images = small_images(60)
+    images = replace(images, train=(images.train // 4 + 96))  # far from the ends of the range
+    rows = as_floats(images.train).flatten(1)
+    gaussian = torch.cat([control_samples(images, 60, seed)[GAUSSIAN] for seed in range(200)])
+    torch.testing.assert_close(gaussian.flatten(1).mean(0), rows.mean(0), atol=0.01, rtol=0)
+    torch.testing.assert_close(
+        torch.cov(gaussian.flatten(1).T), torch.cov(rows.T), atol=1.5e-3, rtol=0
+    )
+
+
+def test_a_run_depends_on_its_seed_alone() -> None:
+    """What ran before in the process changes nothing; another seed gives another run."""
+    images = small_images()
+    comparison = compare_with(images, CPU, max_rows=32)
+    for recipe in (GanRecipe(dropout=0.5), GanRecipe(flipped_labels=0.3, replay=0.5)):
+        first = run_recipe(recipe, images, comparison, SIZE, seed=3).metrics
+        torch.manual_seed(99)
+        run_recipe(GanRecipe(), images, comparison, SIZE, seed=4)
+        assert run_recipe(recipe, images, comparison, SIZE, seed=3).metrics == first
+        assert run_recipe(recipe, images, comparison, SIZE, seed=4).metrics != first
+
+
+@pytest.mark.parametrize("tip", hacks.TIPS, ids=lambda tip: tip.arm)
+def test_each_tip_changes_the_run(tip: hacks.Tip) -> None:
+    """Every arm trains, stays finite, and gives other samples than the base of the same seed."""
+    images = small_images()
+    comparison = compare_with(images, CPU, max_rows=16)
+    size = replace(SIZE, steps=3, evaluations=1)
+    base = run_recipe(GanRecipe(balance_below=None), images, comparison, size, seed=0)
+    recipe = replace(GanRecipe(), **tip.change)
+    if tip.change.get("balance_below"):  # so early in training the critic's loss is far above it
+        recipe = replace(recipe, balance_below=10.0)
+    result = run_recipe(recipe, images, comparison, size, seed=0)
+    assert result.samples is not None
+    assert base.samples is not None
+    assert not torch.equal(result.samples, base.samples)
+    assert float(result.samples.min()) >= -1
+    assert float(result.samples.max()) <= 1
+    assert result.metrics[DIVERGED] == 0
+
+
+def test_the_input_noise_falls_to_0() -> None:
+    """It has its full deviation at the first step, and nearly none at the last one."""
+    images = small_images()
+    comparison = compare_with(images, CPU, max_rows=16)
+    training = GanTraining(GanRecipe(input_noise=0.6), images, comparison, SIZE, seed=0)
+    deviations = []
+    for step in range(1, SIZE.steps + 1):
+        training.step(step)
+        deviations.append(training.trainer.critic.deviation)
+    assert deviations == pytest.approx([0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
+
+
+def test_the_replay_buffer_shows_earlier_rows() -> None:
+    """A share of the rows comes from earlier updates, and their number is limited."""
+    buffer = training_module._ReplayBuffer(0.25, seed=0)
+    assert torch.equal(buffer(torch.zeros(8, 1)), torch.zeros(8, 1))
+    mixed = buffer(torch.ones(8, 1))
+    assert mixed.sum() == 6
+    for value in range(2, 300):
+        buffer(torch.full((8, 1), float(value)))
+    assert buffer._rows is not None
+    assert len(buffer._rows) == buffer.ROWS
+    assert float(buffer._rows.min()) < 200 < float(buffer._rows.max())
+
+
+def test_soft_and_flipped_labels_are_those_of_the_list() -> None:
+    """Without noise the loss is DCGAN's; swapping all labels swaps the roles of both kinds."""
+    real, fake = torch.tensor([2.0, -1.0]), torch.tensor([0.5, 3.0])
+    plain = GanRecipe().objective(0).critic(real, fake)
+    swapped = GanRecipe(flipped_labels=1.0).objective(0).critic(real, fake)
+    torch.testing.assert_close(swapped, GanRecipe().objective(0).critic(fake, real))
+    assert not torch.isclose(swapped, plain)
+    soft = GanRecipe(soft_labels=True).objective(0)
+    zeros = torch.zeros(10_000)
+    assert float(soft.critic(zeros, zeros)) == pytest.approx(2 * math.log(2))
+    # The slope of the loss at a score of 0 is 1/2 less the label, here its mean over many rows.
+    for kind, label in ((0, 0.95), (1, 0.15)):
+        scores = [torch.zeros(100_000), torch.zeros(100_000)]
+        scores[kind].requires_grad_()
+        soft.critic(*scores).backward()
+        assert float(scores[kind].grad.sum()) == pytest.approx(0.5 - label, abs=5e-3)  # type: ignore[union-attr]
+
+
+def test_the_saturating_loss_has_a_gradient_that_vanishes() -> None:
+    """For rows that the critic rejects, its slope is near 0, that of the other loss near 1."""
+    slopes = []
+    for saturating in (True, False):
+        scores = torch.full((4,), -10.0, requires_grad=True)
+        GanRecipe(saturating=saturating).objective(0).generator(scores).backward()
+        slopes.append(float(scores.grad.sum()))  # type: ignore[union-attr]
+    assert slopes == pytest.approx([-math.exp(-10), -1], rel=1e-3)
+
+
+def test_training_that_diverges_is_a_result() -> None:
+    """It has no metrics but the fact."""
+    images = small_images()
+    comparison = compare_with(images, CPU, max_rows=16)
+    recipe = GanRecipe(loss="mean-score")
+    training = GanTraining(recipe, images, comparison, SIZE, seed=0)
+    with torch.no_grad():
+        next(training.trainer.generator.parameters()).fill_(torch.nan)
+    assert bool(training.samples(4).isnan().any())
+    with pytest.MonkeyPatch.context() as patch:
+        nan = torch.full((16, 3, 8, 8), torch.nan)
+        patch.setattr(GanTraining, "samples", lambda self, count: nan)
+        result = run_recipe(recipe, images, comparison, SIZE, seed=0)
+    assert (result.metrics, result.samples) == ({DIVERGED: 1.0}, None)
+    assert result.curves.steps == []
+
+
+def test_undefined_correlations_are_nan() -> None:
+    """So are those of few evaluations, of a constant, and of an estimate that is infinite."""
+    steps = list(range(10))
+    rising = [float(step) for step in steps]
+    curves = Curves(steps, rising, {DISTANCE: rising, FEATURES: rising[::-1]})
+    assert (curves.correlation(DISTANCE), curves.correlation(FEATURES)) == pytest.approx((1, -1))
+    for critic, distance in (
+        ([0.0] * 10, rising),
+        (rising, [0.0] * 10),
+        ([*rising[:9], math.inf], rising),
+    ):
+        assert math.isnan(Curves(steps, critic, {DISTANCE: distance}).correlation(DISTANCE))
+    assert math.isnan(Curves(steps[:5], rising[:5], {DISTANCE: rising[:5]}).correlation(DISTANCE))
+
+
+def test_the_arms_differ_by_one_factor_each() -> None:
+    """There are twelve, and those of the two papers have the hyperparameters of the papers."""
+    recipes = two_changes.recipes(1)
+    assert len(recipes) == len(LOSSES) * len(CONSTRAINTS) * len(OPTIMISERS) == 12
+    assert recipes[two_changes.DCGAN_ARM] == GanRecipe()
+    wgan = recipes[two_changes.WGAN_ARM]
+    assert (wgan.loss, wgan.clip, wgan.critic_optimiser.rate) == ("mean-score", 0.01, 5e-5)
+    known = set(recipes)
+    for contrast in two_changes.contrasts():
+        assert set(contrast.weights) <= known
+        assert sum(contrast.weights.values()) == pytest.approx(0)
+    for tip in hacks.TIPS:
+        assert replace(GanRecipe(), **tip.change) != GanRecipe()
+    assert len({tip.arm for tip in hacks.TIPS}) == len(hacks.TIPS)
+
+
+def test_images_are_reduced_and_held_out(tmp_path: Path) -> None:
+    """Without a split for it, a tenth is held out, which is not trained on."""
+    store = str(small_store(tmp_path, 200))
+    images = open_images(store, "train", None, image_size=8, max_images=1_000)
+    assert images.train.shape[1:] == images.held_out.shape[1:] == (3, 8, 8)
+    num_rows = len(images.train) + len(images.held_out)
+    assert len(images.held_out) == round(0.1 * num_rows)
+    train = {rows.numpy().tobytes() for rows in images.train}
+    assert not train & {rows.numpy().tobytes() for rows in images.held_out}
+    with pytest.raises(StoreError, match="expected at least 64 and 16"):
+        open_images(store, "train", None, image_size=8, max_images=65)
+
+
+def test_options_that_cannot_end_well_are_refused() -> None:
+    """Each with the flag, the value and the way out."""
+    with pytest.raises(ValueError, match=r"neither is set\. Pass --store"):
+        TwoChangesOptions()
+    with pytest.raises(ValueError, match="both are set"):
+        TwoChangesOptions(store="a", source="b")
+    with pytest.raises(ValueError, match="--held-out is train, the split that is trained on"):
+        TwoChangesOptions(store="a", held_out="train")
+    images = small_images()
+    with pytest.raises(ValueError, match="--tips has 'no such'"):
+        hacks.selected_tips(("no such",), images)
+    unlabelled = replace(images, labels=torch.full_like(images.labels, -1))
+    assert "labels" not in {tip.arm for tip in hacks.selected_tips((), unlabelled)}
+    assert "labels" in {tip.arm for tip in hacks.selected_tips((), images)}
+    with pytest.raises(ValueError, match="--tips has 'labels', but the training images have no"):
+        hacks.selected_tips(("labels",), unlabelled)
+    with pytest.raises(ValueError, match="--device is nowhere: expected a device"):
+        command.hacks(HacksOptions(store="a", device="nowhere", out=Path("unused")))
+
+
+def test_an_interrupted_study_goes_on_with_equal_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second command runs what is missing; other settings are refused."""
+    store = str(small_store(tmp_path / "images", 200))
+    options = HacksOptions(store=store, tips=("soft labels",), out=tmp_path / "a", **TINY)
+    whole = replace(options, out=tmp_path / "b")
+    command.hacks(whole)
+    real_step, steps = GanTraining.step, []
+
+    def interrupted(self: GanTraining, step: int) -> None:
+        steps.append(step)
+        if len(steps) == 35:  # in the second seed's run of the tip
+            raise KeyboardInterrupt
+        real_step(self, step)
+
+    monkeypatch.setattr(GanTraining, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="to continue"):
+        command.hacks(options)
+    assert not (tmp_path / "a" / "report.html").exists()
+    monkeypatch.setattr(GanTraining, "step", real_step)
+    command.hacks(options)
+    records = []
+    for folder in ("a", "b"):
+        lines = (tmp_path / folder / "runs.jsonl").read_text().splitlines()
+        records.append([{**json.loads(line), "seconds": 0} for line in lines])
+        assert (tmp_path / folder / "report.html").stat().st_size > 10_000
+        assert (tmp_path / folder / "samples" / "soft-labels.png").exists()
+    assert records[0] == records[1]
+    assert len(records[0]) == 2 * (3 + 2)
+    printed = capsys.readouterr().out
+    assert "adjusted p" in printed
+    assert "Not tested: tip 10" in printed
+    with pytest.raises(TesseraeError, match="results of other settings: steps is 10"):
+        command.hacks(replace(options, steps=11))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_the_small_version_runs_end_to_end_from_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The study prepares the folder itself, and says that its figures answer nothing."""
+    small_store(tmp_path, 200)
+    options = TwoChangesOptions(
+        source=str(tmp_path / "source"), out=tmp_path / "out", quick=True, image_size=8
+    )
+    assert command.two_changes(options) == 0
+    printed = capsys.readouterr().out
+    assert "answer nothing" in printed
+    assert "less cross-entropy, no-clip, adam" in printed
+    assert (tmp_path / "out" / "feature-distance.svg").exists()
+    runs = (tmp_path / "out" / "runs.jsonl").read_text().splitlines()
+    assert len(runs) == 3 * (12 + 3)
+    assert len((tmp_path / "out" / "curves.jsonl").read_text().splitlines()) == 3 * 12
+    assert (tmp_path / "out" / "estimates.svg").exists()
+    assert any(CORRELATION in json.loads(line)["metrics"] for line in runs)
+    assert command.two_changes(options) == 0
+    assert len((tmp_path / "out" / "runs.jsonl").read_text().splitlines()) == len(runs)

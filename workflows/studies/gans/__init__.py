@@ -1,0 +1,15 @@
+"""Studies of GANs on the images of a store: from GAN to WGAN, and the tips for training GANs.
+
+two_changes   `tesserae study two-changes`: loss, clip and optimiser, each with each
+hacks         `tesserae study hacks`: each tip against one base
+recipes       the settings of a run         networks     generators and critics that tips change
+training      a run of a recipe             metrics      samples compared with held-out images
+images        the images of both studies    options      the flags of both
+"""
+
+LOSSES = ("cross-entropy", "mean-square-error", "mean-score")
+"""The losses of the study of two changes: of DCGAN, of LSGAN and of WGAN."""
+CONSTRAINTS = ("no-clip", "clip")
+"""The critic's constraints of that study."""
+OPTIMISERS = ("adam", "rmsprop")
+"""The optimisers of that study, each with the learning rate of its paper."""

@@ -1,0 +1,353 @@
+"""What both studies share: their images, their controls, and the runs of their arms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import torch
+
+from workflows.preparation.options import PrepareOptions
+from workflows.preparation.prepare import prepare
+from workflows.studies.arm_tables import Metric
+from workflows.studies.gans.images import StudyImages, open_images
+from workflows.studies.gans.metrics import (
+    CONTROLS,
+    DISTANCE,
+    DIVERSITY,
+    FEATURES,
+    NOVELTY,
+    HeldOutComparison,
+    compare_with,
+    control_samples,
+)
+from workflows.studies.gans.options import StoredImagesOptions
+from workflows.studies.gans.recipes import GanRecipe
+from workflows.studies.gans.training import (
+    CORRELATION,
+    DIVERGED,
+    FEATURE_CORRELATION,
+    FINAL_EVALUATIONS,
+    RunSize,
+    run_recipe,
+)
+from workflows.studies.results import ResultsFolder
+from workflows.studies.runs import StudyRun, run_arms
+from workflows.training.image_grid import grid_png, to_uint8
+from workflows.training.writing import write
+
+STORE_FOLDER = "store"
+"""The folder, below that of the study, of the store that is prepared from `--source`."""
+SAMPLES_FOLDER = "samples"
+"""The folder of the images that the arms have generated with the first seed."""
+CURVES_FILE = "curves.jsonl"
+"""The file of the curves of finished runs."""
+GRID_IMAGES = 64
+"""The number of images in a grid of samples."""
+EVALUATIONS, QUICK_EVALUATIONS = 25, 6
+"""The number of evaluations in a run."""
+EVALUATION_ROWS, QUICK_EVALUATION_ROWS = 1_000, 100
+"""The maximum number of samples, and of held-out images, in an evaluation."""
+QUICK_STEPS, QUICK_WIDTH, QUICK_BATCH, QUICK_SIZE = 24, 8, 32, 16
+"""The settings of the small version, or those of the options if these are smaller."""
+
+FEATURE_DISTANCE = Metric(name=FEATURES, heading="feature distance", higher_is_better=False)
+"""The metric by which the studies rank samples."""
+SAMPLE_METRICS = (
+    FEATURE_DISTANCE,
+    Metric(name=DISTANCE, heading="pixel distance", higher_is_better=False),
+    Metric(name=DIVERSITY, heading="diversity", decimals=2),
+    Metric(name=NOVELTY, heading="novelty", decimals=2),
+)
+"""The metrics of samples, which controls have too."""
+CRITIC_METRICS = (
+    Metric(name=FEATURE_CORRELATION, heading="correlation with feature distance", decimals=2),
+    Metric(name=CORRELATION, heading="correlation with pixel distance", decimals=2),
+    Metric(name=DIVERGED, heading="diverged", decimals=2, higher_is_better=False),
+)
+"""The metrics of training."""
+
+AnyOptions = TypeVar("AnyOptions", bound=StoredImagesOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCurves:
+    """The metrics of a run at its evaluations, as the folder of a study has them."""
+
+    arm: str
+    """The name of the arm."""
+    seed: int
+    """The seed of the run."""
+    steps: list[int]
+    """The steps of the evaluations."""
+    estimate: list[float]
+    """The critic's estimate, as `workflows.studies.gans.training.Curves` has it."""
+    distance: list[float]
+    """The pixel distance."""
+    feature_distance: list[float]
+    """The feature distance."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GanExperiment:
+    """The images of a study and the size of its runs."""
+
+    images: StudyImages
+    comparison: HeldOutComparison
+    size: RunSize
+    results: ResultsFolder
+    """The folder of the study, which gets curves and grids of samples."""
+
+    def run(self, recipe: GanRecipe, arm: str, seed: int) -> dict[str, float]:
+        """Train a recipe, and return its metrics; the first seed writes a grid of samples.
+
+        Args:
+            recipe: The recipe.
+            arm: The name of the arm, which names the grid's file.
+            seed: The seed of the run.
+        """
+        result = run_recipe(recipe, self.images, self.comparison, self.size, seed=seed)
+        if seed == 0 and result.samples is not None:
+            self._write_grid(arm, result.samples)
+        curves = result.curves
+        # JSON has no infinity: the curves of a critic without a bound may be left out.
+        if curves.critic and all(map(math.isfinite, curves.critic)):
+            record = RunCurves(
+                arm=arm,
+                seed=seed,
+                steps=curves.steps,
+                estimate=curves.critic,
+                distance=curves.distances[DISTANCE],
+                feature_distance=curves.distances[FEATURES],
+            )
+            self.results.append(record, CURVES_FILE)
+        return result.metrics
+
+    def curves(self) -> dict[tuple[str, int], RunCurves]:
+        """Return the curves in the folder by arm and seed; those of a repeated run are its last."""
+        records = self.results.records(RunCurves, CURVES_FILE)
+        return {(record.arm, record.seed): record for record in records}
+
+    def control(self, name: str, seed: int) -> dict[str, float]:
+        """Return the metrics of a control.
+
+        Args:
+            name: The name of the control, one of `CONTROLS`.
+            seed: The seed that draws its samples.
+        """
+        count = len(self.comparison.held_out)
+        samples = control_samples(self.images, count, seed)[name].to(
+            self.comparison.held_out.device
+        )
+        if seed == 0:
+            self._write_grid(name, samples)
+        return self.comparison.measure(samples)
+
+    def _write_grid(self, arm: str, samples: torch.Tensor) -> None:
+        folder = self.results.path / SAMPLES_FOLDER
+        folder.mkdir(exist_ok=True)
+        name = arm.replace(", ", "_").replace(" ", "-")
+        write(folder / f"{name}.png", grid_png(to_uint8(samples[:GRID_IMAGES])))
+
+
+def small_version(options: AnyOptions) -> AnyOptions:
+    """Return the options of the small version if `quick` is set, else the options as they are."""
+    if not options.quick:
+        return options
+    return replace(
+        options,
+        steps=min(options.steps, QUICK_STEPS),
+        width=min(options.width, QUICK_WIDTH),
+        batch_size=min(options.batch_size, QUICK_BATCH),
+        image_size=min(options.image_size, QUICK_SIZE),
+        max_images=min(options.max_images, 1_000),
+        seeds=min(options.seeds, 3),
+    )
+
+
+def open_experiment(
+    options: StoredImagesOptions, results: ResultsFolder, device: torch.device
+) -> GanExperiment:
+    """Read the images of a study, after preparing them if they come from a source.
+
+    Args:
+        options: The options, with those of the small version if it is to be run.
+        results: The folder of the study, which is locked.
+        device: The device that trains.
+
+    Raises:
+        TesseraeError: The store or the source cannot be used.
+    """
+    store = options.store
+    if store is None:
+        assert options.source is not None
+        store = str(results.path / STORE_FOLDER)
+        prepare(
+            PrepareOptions(
+                source=options.source, store=store, sizes=(options.image_size,), dashboard=False
+            )
+        )
+    images = open_images(
+        store,
+        options.split,
+        options.held_out,
+        image_size=options.image_size,
+        max_images=options.max_images,
+    )
+    rows = QUICK_EVALUATION_ROWS if options.quick else EVALUATION_ROWS
+    evaluations = QUICK_EVALUATIONS if options.quick else EVALUATIONS
+    return GanExperiment(
+        images=images,
+        comparison=compare_with(images, device, max_rows=rows),
+        size=RunSize(
+            image_size=options.image_size,
+            width=options.width,
+            latent_dim=options.latent_dim,
+            batch_size=options.batch_size,
+            steps=options.steps,
+            evaluations=min(evaluations, options.steps),
+        ),
+        results=results,
+    )
+
+
+def settings_of(options: StoredImagesOptions, experiment: GanExperiment) -> dict[str, Any]:
+    """Return the settings that decide the results of a study, for its folder.
+
+    Args:
+        options: The options, with those of the small version if it is run.
+        experiment: The images and the size of the runs.
+    """
+    size = experiment.size
+    return {
+        "study": options.STUDY,
+        "quick": options.quick,
+        "images": experiment.images.description,
+        "image identity": experiment.images.identity,
+        "compared rows": len(experiment.comparison.held_out),
+        "width": size.width,
+        "latent dim": size.latent_dim,
+        "batch size": size.batch_size,
+        "steps": size.steps,
+        "critic steps": options.critic_steps,
+        "evaluations": size.evaluations,
+        "threads": options.threads,
+        "device": str(experiment.comparison.held_out.device),
+    }
+
+
+def run_experiment(
+    experiment: GanExperiment,
+    recipes: Mapping[str, GanRecipe],
+    seeds: int,
+    *,
+    title: str,
+) -> list[StudyRun]:
+    """Run the controls and each recipe with each seed, unless the folder has the run.
+
+    Args:
+        experiment: The images and the size of the runs.
+        recipes: The recipes by the name of the arm.
+        seeds: The number of seeds, 0, 1, ...
+        title: A description of the runs.
+
+    Returns:
+        The runs by seed, then by arm, with the controls first.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed; the message says how to continue.
+        TesseraeError: A line of the folder is damaged.
+        OSError: The folder cannot be read or written.
+    """
+
+    def run(arm: str, seed: int) -> dict[str, float]:
+        if arm in CONTROLS:
+            return experiment.control(arm, seed)
+        return experiment.run(recipes[arm], arm, seed)
+
+    return run_arms(
+        experiment.results,
+        [*CONTROLS, *recipes],
+        range(seeds),
+        run,
+        title=title,
+        line=_line_of(recipes),
+    )
+
+
+def _line_of(arms: Sequence[str] | Mapping[str, GanRecipe]) -> Callable[[StudyRun], str]:
+    width = max(map(len, (*CONTROLS, *arms)))
+
+    def line(run: StudyRun) -> str:
+        start = f"{run.arm:<{width}}  seed {run.seed}"
+        if run.metrics.get(DIVERGED):
+            return f"{start}  diverged  {run.seconds:.0f} s"
+        texts = [
+            f"{metric.heading} {run.metrics[metric.name]:.3f}"
+            for metric in SAMPLE_METRICS
+            if metric.name in run.metrics
+        ]
+        return f"{start}  {', '.join(texts)}  {run.seconds:.0f} s"
+
+    return line
+
+
+def measurement_notes(experiment: GanExperiment) -> list[str]:
+    """Return how the samples of a study were measured, as sentences.
+
+    Args:
+        experiment: The images and the size of the runs.
+    """
+    size = experiment.size
+    return [
+        f"Images: {experiment.images.description}. Neither study nor arm selects anything by the"
+        " held-out images: the last generator is measured, with the hyperparameters of the papers.",
+        f"Each metric is the mean over the last {FINAL_EVALUATIONS} of {size.evaluations}"
+        f" evaluations, with {len(experiment.comparison.held_out):,} samples and as many held-out"
+        " images.",
+        "Feature distance: sliced Wasserstein distance of the responses of a random convolutional"
+        " network, in standard deviations of the held-out images' responses. Pixel distance: that"
+        " of pixels in [-1, 1]; a fitted Gaussian is nearly as close in it as training images.",
+        "Diversity: the median distance of a sample to the nearest other sample, divided by that"
+        " of held-out images. Novelty: that to the nearest training image, divided likewise; 0 is a"
+        " copy. Noise has more than 1 of both, blurred images less.",
+        "Correlation: Spearman's, of the critic's estimate on held-out images with the distance,"
+        " over the evaluations after the first fifth of a run. The estimate is the mean"
+        " score of real less that of generated images for the loss mean-score, and the negative"
+        " loss of the critic for others.",
+        "Equal seeds have the same batches and noise, and equal networks the same initial weights,"
+        " so differences are paired by seed. Intervals are 95 %, by Student's t over seeds.",
+    ]
+
+
+def quick_notes(options: StoredImagesOptions) -> list[str]:
+    """Return the caution about the small version, if it was run."""
+    if not options.quick:
+        return []
+    return [
+        f"This is the small version, --quick: {options.steps} steps of narrow networks. It shows"
+        " that the study works; its figures answer nothing."
+    ]
+
+
+def parse_device(name: str) -> torch.device:
+    """Return the device of a name, such as `cpu` or `cuda:1`.
+
+    Args:
+        name: The name.
+
+    Raises:
+        ValueError: The name is unknown, or the machine lacks the device.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as e:
+        reason = str(e).splitlines()[0]
+        raise ValueError(
+            f"--device is {name}: expected a device of torch that this machine has, such as cpu"
+            f" ({reason})."
+        ) from None
+    return device

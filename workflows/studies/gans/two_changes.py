@@ -1,0 +1,211 @@
+"""The study of two changes: which of the differences between DCGAN and WGAN does what?
+
+WGAN differs from DCGAN by its loss, the mean score without sigmoid and logarithm, and by the clip
+of the critic's parameters; its paper also changes the optimiser. The study trains every combination
+of loss, clip and optimiser with the same networks, updates, batches and noise, so that the effect
+of each is seen apart from the others.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Mapping
+
+from workflows.reports.figures import Estimate, Figure, Point, interval_figure, point_figure
+from workflows.studies.arm_tables import arm_table, interval_of
+from workflows.studies.contrasts import (
+    Contrast,
+    arm_name,
+    contrast_table,
+    difference,
+    estimates,
+    interaction,
+    main_effect,
+)
+from workflows.studies.gans import CONSTRAINTS, LOSSES, OPTIMISERS
+from workflows.studies.gans.experiment import (
+    CRITIC_METRICS,
+    FEATURE_DISTANCE,
+    SAMPLE_METRICS,
+    STORE_FOLDER,
+    GanExperiment,
+    RunCurves,
+    measurement_notes,
+    quick_notes,
+    run_experiment,
+    settings_of,
+)
+from workflows.studies.gans.metrics import CONTROLS, GAUSSIAN
+from workflows.studies.gans.options import TwoChangesOptions
+from workflows.studies.gans.recipes import DCGAN_OPTIMISER, WGAN_OPTIMISER, GanRecipe
+from workflows.studies.gans.training import SETTLING
+from workflows.studies.report import StudyReport
+from workflows.studies.runs import StudyRun
+from workflows.terminal.formatting import counted
+
+CLIP = 0.01
+"""The largest absolute value of a clipped parameter (Arjovsky et al. 2017)."""
+FACTORS = {"loss": LOSSES, "constraint": CONSTRAINTS, "optimiser": OPTIMISERS}
+"""The factors of the study and their levels."""
+DCGAN_ARM = arm_name((LOSSES[0], CONSTRAINTS[0], OPTIMISERS[0]))
+"""The arm with the loss, the constraint and the optimiser of DCGAN."""
+WGAN_ARM = arm_name((LOSSES[2], CONSTRAINTS[1], OPTIMISERS[1]))
+"""The arm with those of WGAN."""
+PAPER_ARMS = (DCGAN_ARM, arm_name((LOSSES[1], CONSTRAINTS[0], OPTIMISERS[0])), WGAN_ARM)
+"""The arms whose estimates are drawn: those of DCGAN and WGAN, and LSGAN's loss between them."""
+QUESTION = (
+    "WGAN is said to differ from DCGAN by two changes, the loss and the clip. What does each of"
+    " them do, and what does the optimiser?"
+)
+
+
+def recipes(critic_steps: int) -> dict[str, GanRecipe]:
+    """Return the recipe of each arm, by its name.
+
+    Args:
+        critic_steps: The number of critic updates in a step.
+    """
+    optimisers = dict(zip(OPTIMISERS, (DCGAN_OPTIMISER, WGAN_OPTIMISER), strict=True))
+    return {
+        arm_name((loss, constraint, name)): GanRecipe(
+            loss=loss,
+            clip=CLIP if constraint == "clip" else None,
+            critic_optimiser=optimisers[name],
+            generator_optimiser=optimisers[name],
+            critic_steps=critic_steps,
+        )
+        for loss, constraint, name in itertools.product(*FACTORS.values())
+    }
+
+
+def contrasts() -> list[Contrast]:
+    """Return the contrasts that answer the question: whole papers, single factors, interactions."""
+    base_loss, no_clip, adam = LOSSES[0], CONSTRAINTS[0], OPTIMISERS[0]
+    clip, rmsprop = CONSTRAINTS[1], OPTIMISERS[1]
+    both = [difference(arm_name((LOSSES[2], clip, name)), arm_name((base_loss, no_clip, name)))
+            for name in OPTIMISERS]  # fmt: skip
+    return [
+        difference(WGAN_ARM, DCGAN_ARM),
+        *both[:1],
+        both[1],
+        *(main_effect(FACTORS, "loss", loss, base_loss) for loss in LOSSES[1:]),
+        main_effect(FACTORS, "constraint", clip, no_clip),
+        main_effect(FACTORS, "optimiser", rmsprop, adam),
+        *(
+            interaction(FACTORS, ("constraint", clip, no_clip), ("loss", loss, base_loss))
+            for loss in LOSSES[1:]
+        ),
+    ]
+
+
+def two_changes(options: TwoChangesOptions, experiment: GanExperiment) -> StudyReport:
+    """Run the study, or continue it, and return its report.
+
+    Args:
+        options: The options, with those of the small version if it is to be run.
+        experiment: The images, the size of the runs, and the folder, which is locked.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed; the message says how to continue.
+        TesseraeError: The folder has results of other settings, or is damaged.
+        OSError: The folder cannot be read or written.
+    """
+    settings = settings_of(options, experiment)
+    experiment.results.check_settings(settings, own_entries=(STORE_FOLDER,))
+    arms = recipes(options.critic_steps)
+    runs = run_experiment(experiment, arms, options.seeds, title="two changes")
+    rows = [*CONTROLS, *arms]
+    samples = arm_table("Samples of each arm", runs, rows, SAMPLE_METRICS)
+    critics = arm_table("Training of each arm", runs, list(arms), CRITIC_METRICS)
+    effects = contrast_table(
+        "Effects, paired by seed",
+        runs,
+        contrasts(),
+        [metric for metric in SAMPLE_METRICS if metric.name != "novelty"],
+    )
+    return StudyReport(
+        title="From GAN to WGAN in two changes",
+        question=QUESTION,
+        answers=[
+            *quick_notes(options),
+            *(contrast.conclusion(runs, FEATURE_DISTANCE) for contrast in contrasts()),
+            *_against_gaussian(runs, list(arms)),
+        ],
+        tables=[samples, critics, effects],
+        figures=_figures(runs, rows, experiment.curves()),
+        notes=[
+            *measurement_notes(experiment),
+            "Optimisers: adam has the learning rate 2e-4 and the decay rates 0.5 and 0.999 of the"
+            " DCGAN paper, rmsprop the learning rate 5e-5 of the WGAN paper, so that the factor is"
+            " the optimiser with its learning rate. The clip is 0.01. Every arm has"
+            f" {counted(options.critic_steps, 'critic update')} in a step.",
+        ],
+        settings=settings,
+    )
+
+
+def _against_gaussian(runs: list[StudyRun], arms: list[str]) -> list[str]:
+    """Return the sentence that says which arms are better than the fitted Gaussian."""
+    nearer, no_difference = [], []
+    for arm in arms:
+        interval = difference(arm, GAUSSIAN).interval(runs, FEATURE_DISTANCE.name)
+        if interval is None:
+            continue
+        if not interval.excludes_zero:
+            no_difference.append(arm)
+        elif interval.mean < 0:
+            nearer.append(arm)
+    parts = [
+        f"{len(nearer)} of {len(arms)} arms are nearer to held-out images than a fitted Gaussian in"
+        f" feature distance{': ' + '; '.join(nearer) if nearer else ''}"
+    ]
+    if no_difference:
+        parts.append(f"no difference to it was seen for {'; '.join(no_difference)}")
+    return [". ".join(part[0].upper() + part[1:] for part in parts) + "."]
+
+
+def _figures(
+    runs: list[StudyRun], arms: list[str], curves: Mapping[tuple[str, int], RunCurves]
+) -> dict[str, Figure]:
+    figures = {}
+    rows = []
+    for arm in arms:
+        interval = interval_of(runs, arm, FEATURE_DISTANCE.name)
+        if interval is not None:
+            series = arm.split(", ")[0] if arm not in CONTROLS else "control"
+            rows.append(
+                Estimate(
+                    label=arm, value=interval.mean, low=interval.low, high=interval.high,
+                    series=series,
+                )
+            )  # fmt: skip
+    rows = [row for row in rows if row.label != CONTROLS[0]]  # noise would compress the others
+    figures["feature-distance"] = interval_figure(
+        "Feature distance of samples to held-out images", rows,
+        across="feature distance; smaller is better",
+    )  # fmt: skip
+    effects = estimates(runs, contrasts(), FEATURE_DISTANCE)
+    if effects:
+        figures["effects"] = interval_figure(
+            "Effects on the feature distance", effects,
+            across="difference in feature distance; negative is better", reference=0.0,
+        )  # fmt: skip
+    lines = {arm: _standardised(curves[arm, 0]) for arm in PAPER_ARMS if (arm, 0) in curves}
+    if lines:
+        figures["estimates"] = point_figure(
+            "Does the critic's estimate follow the distance? (seed 0)", lines,
+            across="feature distance", upwards="critic's estimate, standardised for each run",
+        )  # fmt: skip
+    return figures
+
+
+def _standardised(curves: RunCurves) -> list[Point]:
+    """Return the (distance, estimate) of evaluations, with estimates of mean 0 and deviation 1."""
+    first = round(SETTLING * len(curves.steps))
+    estimates, distances = curves.estimate[first:], curves.feature_distance[first:]
+    mean, deviation = statistics.mean(estimates), statistics.pstdev(estimates) or 1.0
+    return [
+        Point(x=distance, y=(estimate - mean) / deviation)
+        for estimate, distance in zip(estimates, distances, strict=True)
+    ]
