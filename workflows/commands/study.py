@@ -1,12 +1,12 @@
 """Reproduce claims of papers with small experiments, and print a table of the results.
 
-`gaussians` and `digits` generate their own data. `two-changes` and `hacks` need a store, or a
-folder of images, `devise` a store with features and a file of word vectors, `parity` a store and
-the images that it was prepared from.
+`gaussians` and `digits` generate their own data. `two-changes`, `hacks` and `adversarial` need a
+store, or a folder of images, `devise` a store with features and a file of word vectors, `parity` a
+store and the images that it was prepared from.
 """
 
 from workflows.commands import Command, Group
-from workflows.studies.gans.options import HacksOptions, TwoChangesOptions
+from workflows.studies.gans.options import AdversarialOptions, HacksOptions, TwoChangesOptions
 from workflows.studies.options import (
     DeviseStudyOptions,
     DigitsOptions,
@@ -38,6 +38,11 @@ COMMAND = Group(
             (HacksOptions,),
             "workflows.studies.gans.command:hacks",
             "What does each tip for training GANs do to a DCGAN?",
+        ),
+        "adversarial": Command(
+            (AdversarialOptions,),
+            "workflows.studies.gans.command:adversarial",
+            "What does a critic add to the mean error of a colourisation?",
         ),
         "devise": Command(
             (DeviseStudyOptions,),

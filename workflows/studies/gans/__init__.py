@@ -1,7 +1,8 @@
-"""Studies of GANs on the images of a store: from GAN to WGAN, and the tips for training GANs.
+"""Studies of adversarial losses on the images of a store.
 
 two_changes   `tesserae study two-changes`: loss, clip and optimiser, each with each
 hacks         `tesserae study hacks`: each tip against one base
+adversarial   `tesserae study adversarial`: colourisation with and without a critic
 recipes       the settings of a run         networks     generators and critics that tips change
 training      a run of a recipe             metrics      samples compared with held-out images
 images        the images of both studies    options      the flags of both

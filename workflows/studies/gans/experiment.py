@@ -23,7 +23,7 @@ from workflows.studies.gans.metrics import (
     compare_with,
     control_samples,
 )
-from workflows.studies.gans.options import StoredImagesOptions
+from workflows.studies.gans.options import GanOptions, StoredImagesOptions
 from workflows.studies.gans.recipes import GanRecipe
 from workflows.studies.gans.training import (
     CORRELATION,
@@ -167,15 +167,17 @@ def small_version(options: AnyOptions) -> AnyOptions:
     )
 
 
-def open_experiment(
-    options: StoredImagesOptions, results: ResultsFolder, device: torch.device
-) -> GanExperiment:
+def open_study_images(
+    options: StoredImagesOptions, results: ResultsFolder
+) -> tuple[str, StudyImages]:
     """Read the images of a study, after preparing them if they come from a source.
 
     Args:
         options: The options, with those of the small version if it is to be run.
         results: The folder of the study, which is locked.
-        device: The device that trains.
+
+    Returns:
+        The folder or URL of their store, and the images.
 
     Raises:
         TesseraeError: The store or the source cannot be used.
@@ -196,6 +198,24 @@ def open_experiment(
         image_size=options.image_size,
         max_images=options.max_images,
     )
+    print(images.description, flush=True)
+    return store, images
+
+
+def open_experiment(
+    options: GanOptions, results: ResultsFolder, device: torch.device
+) -> GanExperiment:
+    """Read the images of a study of GANs, after preparing them if they come from a source.
+
+    Args:
+        options: The options, with those of the small version if it is to be run.
+        results: The folder of the study, which is locked.
+        device: The device that trains.
+
+    Raises:
+        TesseraeError: The store or the source cannot be used.
+    """
+    _, images = open_study_images(options, results)
     rows = QUICK_EVALUATION_ROWS if options.quick else EVALUATION_ROWS
     evaluations = QUICK_EVALUATIONS if options.quick else EVALUATIONS
     return GanExperiment(
@@ -213,7 +233,7 @@ def open_experiment(
     )
 
 
-def settings_of(options: StoredImagesOptions, experiment: GanExperiment) -> dict[str, Any]:
+def settings_of(options: GanOptions, experiment: GanExperiment) -> dict[str, Any]:
     """Return the settings that decide the results of a study, for its folder.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from workflows.adversarial.objectives import OBJECTIVES
 from workflows.options.fields import option
 from workflows.studies.options import RecordedStudyOptions
 
@@ -13,7 +14,7 @@ _TRAINING = "networks and training"
 
 @dataclass(frozen=True, kw_only=True)
 class StoredImagesOptions(RecordedStudyOptions):
-    """The options of studies that train generators on the images of a store."""
+    """The options of studies that train networks with a critic on the images of a store."""
 
     seeds: int = option(
         3, "number of repetitions of each configuration, with seeds 0, 1, ...", minimum=1
@@ -57,17 +58,11 @@ class StoredImagesOptions(RecordedStudyOptions):
         minimum=1,
         group=_TRAINING,
     )
-    latent_dim: int = option(
-        64, "number of random values from which an image is generated", minimum=1, group=_TRAINING
-    )
     batch_size: int = option(64, "number of images in a batch", minimum=2, group=_TRAINING)
     steps: int = option(
         2_000, "training steps of each run, with an update of the generator each", minimum=10,
         group=_TRAINING,
     )  # fmt: skip
-    critic_steps: int = option(
-        1, "number of updates of the critic in a step", minimum=1, group=_TRAINING
-    )
     device: str = option(
         "cpu", "torch device to train on, e.g. cpu or cuda", metavar="DEVICE", group=_TRAINING
     )
@@ -94,14 +89,26 @@ class StoredImagesOptions(RecordedStudyOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TwoChangesOptions(StoredImagesOptions):
+class GanOptions(StoredImagesOptions):
+    """The options of studies that generate images from noise."""
+
+    latent_dim: int = option(
+        64, "number of random values from which an image is generated", minimum=1, group=_TRAINING
+    )
+    critic_steps: int = option(
+        1, "number of updates of the critic in a step", minimum=1, group=_TRAINING
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoChangesOptions(GanOptions):
     """The options of `tesserae study two-changes`."""
 
     STUDY = "two-changes"
 
 
 @dataclass(frozen=True, kw_only=True)
-class HacksOptions(StoredImagesOptions):
+class HacksOptions(GanOptions):
     """The options of `tesserae study hacks`."""
 
     STUDY = "hacks"
@@ -111,4 +118,35 @@ class HacksOptions(StoredImagesOptions):
         "names of the arms to run, besides the base",
         implied="all that the images allow",
         metavar="NAME",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversarialOptions(StoredImagesOptions):
+    """The options of `tesserae study adversarial`."""
+
+    STUDY = "adversarial"
+
+    image_size: int = option(
+        32,
+        "side of the images in pixels, to which larger stored ones are reduced",
+        choices=(8, 16, 32, 64, 128),
+        group=_IMAGES,
+    )
+    width: int = option(
+        16, "number of channels of the first layer of both networks", minimum=1, group=_TRAINING
+    )
+    steps: int = option(
+        500, "training steps of each run, with an update of the network each", minimum=10,
+        group=_TRAINING,
+    )  # fmt: skip
+    objectives: tuple[str, ...] = option(
+        ("dcgan", "wgan", "wgan-gp"),
+        f"adversarial objectives to train with, of {', '.join(OBJECTIVES)}",
+        choices=tuple(OBJECTIVES),
+        metavar="NAME",
+        group=_TRAINING,
+    )
+    weights: tuple[float, ...] = option(
+        (0.01, 0.1, 1.0), "weights of the adversarial loss", above=0, group=_TRAINING
     )

@@ -1,0 +1,107 @@
+"""The study of an adversarial loss for colourisation, at a small size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.loader import Loader
+from tests.workflows.training.small import small_store
+from workflows.colourise.stage import Colourise
+from workflows.studies.gans import adversarial, command
+from workflows.studies.gans.adversarial import ColourArm, ColourExperiment, colour_statistics
+from workflows.studies.gans.images import open_images
+from workflows.studies.gans.options import AdversarialOptions
+from workflows.studies.results import ResultsFolder
+from workflows.training.stage import Data
+from workflows.training.world import World
+
+TINY = {"image_size": 16, "width": 4, "batch_size": 8, "steps": 10, "seeds": 2}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return a store with 80 training images and 18 of split val."""
+    return str(small_store(tmp_path_factory.mktemp("images"), 80))
+
+
+def make_experiment(store: str, folder: Path, **choices: Any) -> ColourExperiment:
+    """Return a small experiment."""
+    options = AdversarialOptions(store=store, held_out="val", out=folder, **{**TINY, **choices})
+    images = open_images(store, "train", "val", image_size=16, max_images=1_000)
+    folder.mkdir(exist_ok=True)
+    results = ResultsFolder(folder, "adversarial")
+    return ColourExperiment(options, store, images, results, torch.device("cpu"))
+
+
+def test_controls_are_what_their_names_say(store: str, tmp_path: Path) -> None:
+    """Grey has no saturation; shuffled colours are near, but on the wrong images."""
+    experiment = make_experiment(store, tmp_path)
+    grey, shuffled, real = (experiment.control(name, 0) for name in adversarial.CONTROLS)
+    assert grey["saturation"] == pytest.approx(0, abs=1e-6)
+    assert shuffled["colour distance"] < 0.5 * grey["colour distance"]
+    assert shuffled["error"] > grey["error"]
+    assert real["error"] != real["error"]  # NaN: they are other pictures
+    true = experiment.measure(experiment.real)
+    assert [true[m.name] for m in adversarial.METRICS] == pytest.approx([0, 1, 0, 0], abs=1e-5)
+
+
+def test_the_metrics_are_those_of_the_stage(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Error and saturation equal what the stage's own evaluation gives for the same images."""
+    experiment = make_experiment(store, tmp_path)
+    stages = []
+    real_advance = Colourise.advance
+
+    def advance(self: Colourise) -> dict[str, torch.Tensor]:
+        stages[:] = [self]
+        return real_advance(self)
+
+    monkeypatch.setattr(Colourise, "advance", advance)
+    arm = ColourArm(objective="lsgan", weight=0.1)
+    metrics = experiment.run(arm, "lsgan", 0)
+    assert metrics == experiment.run(arm, "lsgan", 0)  # it depends on the seed alone
+    assert metrics != experiment.run(arm, "lsgan", 1)
+    experiment.run(arm, "lsgan", 0)
+    held_out = Loader(store, "val", size=16, batch_size=6, order="sequential")
+    stage = stages[0]
+    stage._evaluated = Data(held_out, held_out, ()).train
+    evaluated, _ = stage.evaluate()
+    assert metrics["error"] == pytest.approx(evaluated["train_error"], rel=1e-3)
+    share = evaluated["saturation"] / evaluated["true_saturation"]
+    assert metrics["saturation"] == pytest.approx(share, rel=1e-3)
+    assert stage.world == World()
+
+
+def test_brightness_is_no_colour_statistic() -> None:
+    """Grey images of any brightness have none, and a tint has one."""
+    grey = torch.rand(4, 1, 8, 8).expand(4, 3, 8, 8)
+    torch.testing.assert_close(colour_statistics(grey), torch.zeros(4, 4), atol=1e-6, rtol=0)
+    tinted = grey + torch.tensor([0.2, 0.0, -0.1]).view(3, 1, 1)
+    brighter = colour_statistics(tinted + 0.3)
+    torch.testing.assert_close(brighter, colour_statistics(tinted))
+    assert float(brighter[:, 0].min()) > 0 > float(brighter[:, 1].max())
+
+
+def test_the_study_compares_each_weight_with_no_critic(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Arms differ from no critic, which all objectives share, and the report has them all."""
+    options = AdversarialOptions(
+        store=store, held_out="val", out=tmp_path, objectives=("dcgan",), weights=(10.0,), **TINY
+    )
+    assert command.adversarial(options) == 0
+    printed = capsys.readouterr().out
+    assert "dcgan, weight 10, mean absolute error less that of no critic" in printed
+    lines = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
+    assert len(lines) == 2 * (3 + 2)
+    errors = {(line["arm"], line["seed"]): line["metrics"].get("error") for line in lines}
+    assert errors["no critic", 0] != errors["dcgan, weight 10", 0]
+    assert errors["training images", 0] is None
+    assert (tmp_path / "samples" / "no-critic.png").exists()
+    assert (tmp_path / "error-and-colours.svg").exists()
