@@ -14,3 +14,24 @@ CONSTRAINTS = ("no-clip", "clip")
 """The critic's constraints of that study."""
 OPTIMISERS = ("adam", "rmsprop")
 """The optimisers of that study, each with the learning rate of its paper."""
+TIPS = (
+    "sigmoid-output",
+    "saturating-loss",
+    "uniform-noise",
+    "joint-batches",
+    "no-batch-norm",
+    "max-pooling",
+    "soft-labels",
+    "flipped-labels",
+    "perceptron",
+    "replay-buffer",
+    "rmsprop",
+    "sgd-critic",
+    "balanced",
+    "labels",
+    "input-noise",
+    "layer-noise",
+    "more-critic-updates",
+    "dropout",
+)
+"""The arms of the study of tips besides its base; `workflows.studies.gans.hacks` describes them."""

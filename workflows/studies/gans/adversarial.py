@@ -115,7 +115,6 @@ class ColourExperiment:
     def __init__(
         self,
         options: AdversarialOptions,
-        store: str,
         images: StudyImages,
         results: ResultsFolder,
         device: torch.device,
@@ -124,13 +123,11 @@ class ColourExperiment:
 
         Args:
             options: The options, with those of the small version if it is to be run.
-            store: Folder or URL of the store of the images.
             images: The images.
             results: The folder of the study, which gets grids of coloured images.
             device: The device that trains.
         """
         self.options, self.images, self.results = options, images, results
-        self._store = store
         self._world = World(device=device)
         count = QUICK_EVALUATED_IMAGES if options.quick else EVALUATED_IMAGES
         self.real = as_floats(images.held_out[:count].to(device))
@@ -148,7 +145,7 @@ class ColourExperiment:
             name: Its name, which names the grid of the first seed.
             seed: The seed of weights and batches.
         """
-        options = self.options
+        options, images = self.options, self.images
         stage_options = ColouriseOptions(
             image_size=options.image_size,
             width=options.width,
@@ -158,16 +155,16 @@ class ColourExperiment:
             objective=arm.objective,
             adversarial_weight=arm.weight,
         )
-        rows = choose_rows(self._store, options.split, stage_options)
+        rows = choose_rows(images.store, options.split, stage_options)
         loader = Loader(
-            self._store, options.split, size=rows.size, encoded=rows.encoded,
+            images.store, options.split, size=rows.size, encoded=rows.encoded,
             batch_size=options.batch_size, rank=0, world=1,
         )  # fmt: skip
         torch.manual_seed(seed)
         stage = Colourise(stage_options, Data(loader, None, ()), self._world)
         stage.batches.close()
         # The rows in memory: without a split for it, a part of the loader's rows is held out.
-        stage.batches = _KeyedBatches(self.images, options.batch_size, seed, self._world)  # type: ignore[assignment]
+        stage.batches = _KeyedBatches(images, options.batch_size, seed, self._world)  # type: ignore[assignment]
         for _ in range(options.steps):
             stage.advance()
         network = stage.trainer.generator.eval()

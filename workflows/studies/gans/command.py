@@ -14,10 +14,11 @@ from workflows.studies.gans.adversarial import ColourExperiment
 from workflows.studies.gans.experiment import (
     SAMPLES_FOLDER,
     open_experiment,
-    open_study_images,
     parse_device,
+    prepare_source,
     small_version,
 )
+from workflows.studies.gans.images import StudyImages, open_images
 from workflows.studies.gans.options import (
     AdversarialOptions,
     HacksOptions,
@@ -48,9 +49,12 @@ def two_changes(options: TwoChangesOptions) -> int:
     """
 
     def report(
-        options: TwoChangesOptions, results: ResultsFolder, device: torch.device
+        options: TwoChangesOptions,
+        images: StudyImages,
+        results: ResultsFolder,
+        device: torch.device,
     ) -> StudyReport:
-        experiment = open_experiment(options, results, device)
+        experiment = open_experiment(options, images, results, device)
         return two_changes_study.two_changes(options, experiment)
 
     return _run(options, report)
@@ -73,8 +77,14 @@ def hacks(options: HacksOptions) -> int:
         KeyboardInterrupt: Ctrl-C was pressed; the message says how to continue.
     """
 
-    def report(options: HacksOptions, results: ResultsFolder, device: torch.device) -> StudyReport:
-        return hacks_study.hacks(options, open_experiment(options, results, device))
+    def report(
+        options: HacksOptions,
+        images: StudyImages,
+        results: ResultsFolder,
+        device: torch.device,
+    ) -> StudyReport:
+        experiment = open_experiment(options, images, results, device)
+        return hacks_study.hacks(options, experiment)
 
     return _run(options, report)
 
@@ -98,10 +108,12 @@ def adversarial(options: AdversarialOptions) -> int:
     """
 
     def report(
-        options: AdversarialOptions, results: ResultsFolder, device: torch.device
+        options: AdversarialOptions,
+        images: StudyImages,
+        results: ResultsFolder,
+        device: torch.device,
     ) -> StudyReport:
-        store, images = open_study_images(options, results)
-        experiment = ColourExperiment(options, store, images, results, device)
+        experiment = ColourExperiment(options, images, results, device)
         return adversarial_study.adversarial(options, experiment)
 
     return _run(options, report)
@@ -109,14 +121,28 @@ def adversarial(options: AdversarialOptions) -> int:
 
 def _run(
     options: AnyOptions,
-    report: Callable[[AnyOptions, ResultsFolder, torch.device], StudyReport],
+    report: Callable[[AnyOptions, StudyImages, ResultsFolder, torch.device], StudyReport],
 ) -> int:
     device = parse_device(options.device)
     torch.set_num_threads(options.threads)
     options = small_version(options)
     results = ResultsFolder(options.folder, options.STUDY)
+    # A store is opened before the folder is created, which a wrong one would leave behind.
+    images = None if options.store is None else _open(options, options.store)
     with results.locked():
         print(f"results: {options.folder}", flush=True)
-        publish(report(options, results, device), options.folder)
+        images = images or _open(options, prepare_source(options))
+        print(images.description, flush=True)
+        publish(report(options, images, results, device), options.folder)
         print(f"samples: {options.folder / SAMPLES_FOLDER}", flush=True)
     return 0
+
+
+def _open(options: StoredImagesOptions, store: str) -> StudyImages:
+    return open_images(
+        store,
+        options.split,
+        options.held_out,
+        image_size=options.image_size,
+        max_images=options.max_images,
+    )

@@ -12,7 +12,7 @@ import torch
 from workflows.preparation.options import PrepareOptions
 from workflows.preparation.prepare import prepare
 from workflows.studies.arm_tables import Metric
-from workflows.studies.gans.images import StudyImages, open_images
+from workflows.studies.gans.images import StudyImages
 from workflows.studies.gans.metrics import (
     CONTROLS,
     DISTANCE,
@@ -167,55 +167,39 @@ def small_version(options: AnyOptions) -> AnyOptions:
     )
 
 
-def open_study_images(
-    options: StoredImagesOptions, results: ResultsFolder
-) -> tuple[str, StudyImages]:
-    """Read the images of a study, after preparing them if they come from a source.
+def prepare_source(options: StoredImagesOptions) -> str:
+    """Prepare the images of `--source` into a store below the folder of the study.
 
     Args:
         options: The options, with those of the small version if it is to be run.
-        results: The folder of the study, which is locked.
 
     Returns:
-        The folder or URL of their store, and the images.
+        The folder of the store. A finished one is not prepared again.
 
     Raises:
-        TesseraeError: The store or the source cannot be used.
+        TesseraeError: The source cannot be used, or the store holds other images.
     """
-    store = options.store
-    if store is None:
-        assert options.source is not None
-        store = str(results.path / STORE_FOLDER)
-        prepare(
-            PrepareOptions(
-                source=options.source, store=store, sizes=(options.image_size,), dashboard=False
-            )
+    assert options.source is not None
+    store = str(options.folder / STORE_FOLDER)
+    prepare(
+        PrepareOptions(
+            source=options.source, store=store, sizes=(options.image_size,), dashboard=False
         )
-    images = open_images(
-        store,
-        options.split,
-        options.held_out,
-        image_size=options.image_size,
-        max_images=options.max_images,
     )
-    print(images.description, flush=True)
-    return store, images
+    return store
 
 
 def open_experiment(
-    options: GanOptions, results: ResultsFolder, device: torch.device
+    options: GanOptions, images: StudyImages, results: ResultsFolder, device: torch.device
 ) -> GanExperiment:
-    """Read the images of a study of GANs, after preparing them if they come from a source.
+    """Return the experiment of a study of GANs.
 
     Args:
         options: The options, with those of the small version if it is to be run.
+        images: The images.
         results: The folder of the study, which is locked.
         device: The device that trains.
-
-    Raises:
-        TesseraeError: The store or the source cannot be used.
     """
-    _, images = open_study_images(options, results)
     rows = QUICK_EVALUATION_ROWS if options.quick else EVALUATION_ROWS
     evaluations = QUICK_EVALUATIONS if options.quick else EVALUATIONS
     return GanExperiment(

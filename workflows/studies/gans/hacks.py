@@ -69,49 +69,49 @@ _HALF_LOSS = math.log(2)
 
 TIPS = (
     Tip(
-        arm="pixels in [0, 1]", number=1, use=REMOVED, change={"sigmoid": True},
+        arm="sigmoid-output", number=1, use=REMOVED, change={"sigmoid": True},
         text="normalise images to [-1, 1], with a tanh as the generator's last layer",
     ),
     Tip(
-        arm="saturating loss", number=2, use=REMOVED, change={"saturating": True},
+        arm="saturating-loss", number=2, use=REMOVED, change={"saturating": True},
         text="the generator maximises log D, rather than minimising log(1 - D), whose gradients"
         " vanish early",
     ),
     Tip(
-        arm="uniform noise input", number=3, use=REMOVED, change={"uniform_noise": True},
+        arm="uniform-noise", number=3, use=REMOVED, change={"uniform_noise": True},
         text="draw the generator's input from a Gaussian, not from a uniform distribution",
     ),
     Tip(
-        arm="joint batches", number=4, use=REMOVED, change={"joint_batches": True},
+        arm="joint-batches", number=4, use=REMOVED, change={"joint_batches": True},
         text="give real and fake images batches of their own, which batch norm normalises apart",
     ),
     Tip(
-        arm="no batch norm", number=4, use=REMOVED, change={"norm": False},
+        arm="no-batch-norm", number=4, use=REMOVED, change={"norm": False},
         text="use batch norm",
     ),
     Tip(
-        arm="ReLU and max pooling", number=5, use=REMOVED, change={"critic": "pooling"},
+        arm="max-pooling", number=5, use=REMOVED, change={"critic": "pooling"},
         text="avoid sparse gradients: leaky ReLU and strides, not ReLU and max pooling",
     ),
     Tip(
-        arm="soft labels", number=6, use=ADDED, change={"soft_labels": True},
+        arm="soft-labels", number=6, use=ADDED, change={"soft_labels": True},
         text="draw the critic's labels from 0.7 to 1.2 for real and from 0 to 0.3 for fake images",
     ),
     Tip(
-        arm="flipped labels", number=6, use=ADDED, change={"flipped_labels": 0.05},
+        arm="flipped-labels", number=6, use=ADDED, change={"flipped_labels": 0.05},
         text="make labels noisy for the critic: swap some of them (here 5 %)",
     ),
     Tip(
-        arm="perceptron generator", number=7, use=REMOVED, change={"generator": "perceptron"},
+        arm="perceptron", number=7, use=REMOVED, change={"generator": "perceptron"},
         text="use DCGAN where you can",
     ),
     Tip(
-        arm="replay buffer", number=8, use=ADDED, change={"replay": 0.25},
+        arm="replay-buffer", number=8, use=ADDED, change={"replay": 0.25},
         text="keep past generations, and show some to the critic (here a quarter of the fake"
         " images)",
     ),
     Tip(
-        arm="RMSprop for both", number=9, use=REMOVED,
+        arm="rmsprop", number=9, use=REMOVED,
         change={
             "critic_optimiser": OptimiserRecipe("rmsprop", 2e-4),
             "generator_optimiser": OptimiserRecipe("rmsprop", 2e-4),
@@ -119,12 +119,12 @@ TIPS = (
         text="use Adam",
     ),
     Tip(
-        arm="SGD for the critic", number=9, use=ADDED,
+        arm="sgd-critic", number=9, use=ADDED,
         change={"critic_optimiser": OptimiserRecipe("sgd", 1e-2)},
         text="use SGD for the critic, and Adam for the generator",
     ),
     Tip(
-        arm="balanced by loss", number=11, use=IGNORED, change={"balance_below": _HALF_LOSS},
+        arm="balanced", number=11, use=IGNORED, change={"balance_below": _HALF_LOSS},
         text="do not balance the networks by statistics of the loss (here the critic is not updated"
         " while its loss is below log 2, half of that of chance)",
     ),
@@ -133,16 +133,16 @@ TIPS = (
         text="use labels if you have them (here both networks get them)",
     ),
     Tip(
-        arm="input noise", number=13, use=ADDED, change={"input_noise": 0.1},
+        arm="input-noise", number=13, use=ADDED, change={"input_noise": 0.1},
         text="add noise to the critic's images that decays over time (here from a deviation of"
         " 0.1)",
     ),
     Tip(
-        arm="noise in each layer", number=13, use=ADDED, change={"layer_noise": 0.1},
+        arm="layer-noise", number=13, use=ADDED, change={"layer_noise": 0.1},
         text="add Gaussian noise to every layer of the generator (here with a deviation of 0.1)",
     ),
     Tip(
-        arm="more critic updates", number=14, use=ADDED, change={"critic_steps": 3},
+        arm="more-critic-updates", number=14, use=ADDED, change={"critic_steps": 3},
         text="train the critic more, above all with noise (here 3 updates in a step)",
     ),
     Tip(
@@ -175,14 +175,8 @@ def selected_tips(names: tuple[str, ...], images: StudyImages) -> list[Tip]:
         images: The images, which may lack labels.
 
     Raises:
-        ValueError: A name is unknown, or the images lack the labels that an arm needs.
+        ValueError: The images lack the labels that an arm needs.
     """
-    tips = {tip.arm: tip for tip in TIPS}
-    unknown = [name for name in names if name not in tips]
-    if unknown:
-        raise ValueError(
-            f"--tips has {unknown[0]!r}: expected some of {', '.join(repr(name) for name in tips)}."
-        )
     chosen = [tip for tip in TIPS if not names or tip.arm in names]
     if images.is_labelled:
         return chosen
@@ -202,7 +196,7 @@ def hacks(options: HacksOptions, experiment: GanExperiment) -> StudyReport:
         experiment: The images, the size of the runs, and the folder, which is locked.
 
     Raises:
-        ValueError: A tip is unknown, or the images lack the labels that it needs.
+        ValueError: The images lack the labels that a tip needs.
         KeyboardInterrupt: Ctrl-C was pressed; the message says how to continue.
         TesseraeError: The folder has results of other settings, or is damaged.
         OSError: The folder cannot be read or written.

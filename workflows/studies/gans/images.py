@@ -30,6 +30,8 @@ MIN_HELD_OUT, MIN_TRAIN = 16, 64
 class StudyImages:
     """The images of a study."""
 
+    store: str
+    """The folder or URL of their store."""
     train: Tensor
     """The training rows, (n, 3, size, size) uint8."""
     labels: Tensor
@@ -86,6 +88,7 @@ def open_images(
     objects = open_objects(store)
     plans = [records.load_plan(objects, name) for name in (split, held_out) if name is not None]
     return StudyImages(
+        store=store,
         train=train,
         labels=labels,
         held_out=held_out_rows,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from workflows.adversarial.objectives import OBJECTIVES
 from workflows.options.fields import option
+from workflows.studies.gans import TIPS
 from workflows.studies.options import RecordedStudyOptions
 
 _IMAGES = "images"
@@ -115,9 +116,10 @@ class HacksOptions(GanOptions):
 
     tips: tuple[str, ...] = option(
         (),
-        "names of the arms to run, besides the base",
+        f"arms to run besides the base, of {', '.join(TIPS)}",
         implied="all that the images allow",
-        metavar="NAME",
+        choices=TIPS,
+        metavar="TIP",
     )
 
 

@@ -35,7 +35,7 @@ def make_experiment(store: str, folder: Path, **choices: Any) -> ColourExperimen
     images = open_images(store, "train", "val", image_size=16, max_images=1_000)
     folder.mkdir(exist_ok=True)
     results = ResultsFolder(folder, "adversarial")
-    return ColourExperiment(options, store, images, results, torch.device("cpu"))
+    return ColourExperiment(options, images, results, torch.device("cpu"))
 
 
 def test_controls_are_what_their_names_say(store: str, tmp_path: Path) -> None:

@@ -12,7 +12,15 @@ import torch
 
 from pipeline.errors import StoreError, TesseraeError
 from tests.workflows.training.small import small_store
-from workflows.studies.gans import CONSTRAINTS, LOSSES, OPTIMISERS, command, hacks, two_changes
+from workflows.studies.gans import (
+    CONSTRAINTS,
+    LOSSES,
+    OPTIMISERS,
+    TIPS,
+    command,
+    hacks,
+    two_changes,
+)
 from workflows.studies.gans import training as training_module
 from workflows.studies.gans.images import StudyImages, as_floats, open_images
 from workflows.studies.gans.metrics import (
@@ -50,6 +58,7 @@ def small_images(rows: int = 96, num_classes: int = 3) -> StudyImages:
     smooth = torch.nn.functional.interpolate(coarse, size=8, mode="bilinear")
     pixels = (smooth * 255).byte()
     return StudyImages(
+        store="none",
         train=pixels[:rows],
         labels=torch.arange(rows) % num_classes,
         held_out=pixels[rows:],
@@ -218,7 +227,7 @@ def test_the_arms_differ_by_one_factor_each() -> None:
         assert sum(contrast.weights.values()) == pytest.approx(0)
     for tip in hacks.TIPS:
         assert replace(GanRecipe(), **tip.change) != GanRecipe()
-    assert len({tip.arm for tip in hacks.TIPS}) == len(hacks.TIPS)
+    assert tuple(tip.arm for tip in hacks.TIPS) == TIPS
 
 
 def test_images_are_reduced_and_held_out(tmp_path: Path) -> None:
@@ -234,7 +243,7 @@ def test_images_are_reduced_and_held_out(tmp_path: Path) -> None:
         open_images(store, "train", None, image_size=8, max_images=65)
 
 
-def test_options_that_cannot_end_well_are_refused() -> None:
+def test_options_that_cannot_end_well_are_refused(tmp_path: Path) -> None:
     """Each with the flag, the value and the way out."""
     with pytest.raises(ValueError, match=r"neither is set\. Pass --store"):
         TwoChangesOptions()
@@ -243,15 +252,18 @@ def test_options_that_cannot_end_well_are_refused() -> None:
     with pytest.raises(ValueError, match="--held-out is train, the split that is trained on"):
         TwoChangesOptions(store="a", held_out="train")
     images = small_images()
-    with pytest.raises(ValueError, match="--tips has 'no such'"):
-        hacks.selected_tips(("no such",), images)
+    with pytest.raises(ValueError, match="--tips is 'no-such': expected one of sigmoid-output"):
+        HacksOptions(store="a", tips=("no-such",))
     unlabelled = replace(images, labels=torch.full_like(images.labels, -1))
     assert "labels" not in {tip.arm for tip in hacks.selected_tips((), unlabelled)}
     assert "labels" in {tip.arm for tip in hacks.selected_tips((), images)}
     with pytest.raises(ValueError, match="--tips has 'labels', but the training images have no"):
         hacks.selected_tips(("labels",), unlabelled)
     with pytest.raises(ValueError, match="--device is nowhere: expected a device"):
-        command.hacks(HacksOptions(store="a", device="nowhere", out=Path("unused")))
+        command.hacks(HacksOptions(store="a", device="nowhere", out=tmp_path / "out"))
+    with pytest.raises(StoreError, match="no store at"):
+        command.hacks(HacksOptions(store=str(tmp_path / "none"), out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_interrupted_study_goes_on_with_equal_figures(
@@ -259,7 +271,7 @@ def test_an_interrupted_study_goes_on_with_equal_figures(
 ) -> None:
     """A second command runs what is missing; other settings are refused."""
     store = str(small_store(tmp_path / "images", 200))
-    options = HacksOptions(store=store, tips=("soft labels",), out=tmp_path / "a", **TINY)
+    options = HacksOptions(store=store, tips=("soft-labels",), out=tmp_path / "a", **TINY)
     whole = replace(options, out=tmp_path / "b")
     command.hacks(whole)
     real_step, steps = GanTraining.step, []
