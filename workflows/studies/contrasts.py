@@ -24,6 +24,8 @@ class Contrast:
     """A phrase that says which difference it is."""
     weights: Mapping[str, float]
     """The weight of each arm; they sum to 0."""
+    name: str = ""
+    """A short name, of at most about 35 characters, for figures; empty: the label."""
 
     def values(self, runs: Sequence[StudyRun], metric: str) -> list[float]:
         """Return the contrast of each seed for which every arm has the metric, by seed.
@@ -60,10 +62,11 @@ class Contrast:
             metric: The metric.
         """
         difference = self.interval(runs, metric.name)
+        subject = f"{self.name} ({self.label})" if self.name else self.label
         if difference is None:
-            return f"{self.label}, {metric.heading}: undefined, as no seed has it in all arms"
+            return f"{subject}, {metric.heading}: undefined, as no seed has it in all arms"
         numbers = metric.difference_text(difference)
-        return f"{self.label}, {metric.heading}: {numbers}: {verdict(difference, metric)}"
+        return f"{subject}, {metric.heading}: {numbers}: {verdict(difference, metric)}"
 
 
 def arm_name(levels: Sequence[str]) -> str:
@@ -140,7 +143,7 @@ def contrast_table(
     """
     rows = []
     for contrast in contrasts:
-        cells = [contrast.label]
+        cells = [contrast.name or contrast.label]
         for metric in metrics:
             interval = contrast.interval(runs, metric.name)
             cells.append(
@@ -169,7 +172,7 @@ def estimates(
         if interval is not None and interval.has_interval:
             rows.append(
                 Estimate(
-                    label=contrast.label,
+                    label=contrast.name or contrast.label,
                     value=interval.mean,
                     low=interval.low,
                     high=interval.high,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -88,6 +89,16 @@ def test_a_conclusion_claims_no_more_than_its_interval() -> None:
     assert main_effect(FACTORS, "clip", "yes", "no").conclusion(runs, METRIC).endswith(": better")
     same = main_effect(FACTORS, "loss", "b", "a").conclusion(runs, METRIC)
     assert same.endswith("+0.000 (+0.000 to +0.000): no difference seen")
+
+
+def test_a_short_name_stands_before_the_label() -> None:
+    """Figures and tables have the name alone, for which they have room."""
+    runs = runs_of(lambda *levels: 1.0)
+    named = replace(main_effect(FACTORS, "clip", "yes", "no"), name="clip")
+    text = named.conclusion(runs, METRIC)
+    assert text.startswith("clip (yes less no, over loss and optimiser), value: +0.000")
+    assert [row.label for row in estimates(runs, [named], METRIC)] == ["clip"]
+    assert contrast_table("effects", runs, [named], [METRIC]).rows[0][0] == "clip"
 
 
 def test_p_values_are_those_of_scipy() -> None:

@@ -1,4 +1,4 @@
-"""What both studies share: their images, their controls, and the runs of their arms."""
+"""The settings, the controls and the runs that both studies of GANs share."""
 
 from __future__ import annotations
 
@@ -80,13 +80,13 @@ class RunCurves:
     """The name of the arm."""
     seed: int
     """The seed of the run."""
-    steps: list[int]
+    steps: tuple[int, ...]
     """The steps of the evaluations."""
-    estimate: list[float]
+    estimate: tuple[float, ...]
     """The critic's estimate, as `workflows.studies.gans.training.Curves` has it."""
-    distance: list[float]
+    distance: tuple[float, ...]
     """The pixel distance."""
-    feature_distance: list[float]
+    feature_distance: tuple[float, ...]
     """The feature distance."""
 
 
@@ -117,10 +117,10 @@ class GanExperiment:
             record = RunCurves(
                 arm=arm,
                 seed=seed,
-                steps=curves.steps,
-                estimate=curves.critic,
-                distance=curves.distances[DISTANCE],
-                feature_distance=curves.distances[FEATURES],
+                steps=tuple(curves.steps),
+                estimate=tuple(curves.critic),
+                distance=tuple(curves.distances[DISTANCE]),
+                feature_distance=tuple(curves.distances[FEATURES]),
             )
             self.results.append(record, CURVES_FILE)
         return result.metrics
@@ -317,10 +317,6 @@ def measurement_notes(experiment: GanExperiment) -> list[str]:
         "Diversity: the median distance of a sample to the nearest other sample, divided by that"
         " of held-out images. Novelty: that to the nearest training image, divided likewise; 0 is a"
         " copy. Noise has more than 1 of both, blurred images less.",
-        "Correlation: Spearman's, of the critic's estimate on held-out images with the distance,"
-        " over the evaluations after the first fifth of a run. The estimate is the mean"
-        " score of real less that of generated images for the loss mean-score, and the negative"
-        " loss of the critic for others.",
         "Equal seeds have the same batches and noise, and equal networks the same initial weights,"
         " so differences are paired by seed. Intervals are 95 %, by Student's t over seeds.",
     ]

@@ -129,17 +129,11 @@ class AdversarialOptions(StoredImagesOptions):
 
     STUDY = "adversarial"
 
-    image_size: int = option(
-        32,
-        "side of the images in pixels, to which larger stored ones are reduced",
-        choices=(8, 16, 32, 64, 128),
-        group=_IMAGES,
-    )
     width: int = option(
         16, "number of channels of the first layer of both networks", minimum=1, group=_TRAINING
     )
     steps: int = option(
-        500, "training steps of each run, with an update of the network each", minimum=10,
+        1_000, "training steps of each run, with an update of the network each", minimum=10,
         group=_TRAINING,
     )  # fmt: skip
     objectives: tuple[str, ...] = option(

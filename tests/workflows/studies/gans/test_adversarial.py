@@ -78,6 +78,18 @@ def test_the_metrics_are_those_of_the_stage(
     assert stage.world == World()
 
 
+def test_batches_are_keyed_by_seed_and_number(store: str) -> None:
+    """Equal seeds give equal batches one after the other, which differ."""
+    images = open_images(store, "train", "val", image_size=16, max_images=1_000)
+    first, again, other = (
+        adversarial._KeyedBatches(images, 8, seed, World()) for seed in (0, 0, 1)
+    )
+    batches = [first.take() for _ in range(3)]
+    assert all(torch.equal(batch.images, again.take().images) for batch in batches)
+    assert not torch.equal(batches[0].rows, batches[1].rows)
+    assert not torch.equal(batches[0].rows, other.take().rows)
+
+
 def test_brightness_is_no_colour_statistic() -> None:
     """Grey images of any brightness have none, and a tint has one."""
     grey = torch.rand(4, 1, 8, 8).expand(4, 3, 8, 8)

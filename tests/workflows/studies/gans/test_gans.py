@@ -129,6 +129,19 @@ def test_each_tip_changes_the_run(tip: hacks.Tip) -> None:
     assert result.metrics[DIVERGED] == 0
 
 
+@pytest.mark.parametrize(
+    ("change", "varies"), [({}, False), ({"dropout": 0.5}, True), ({"layer_noise": 0.1}, True)]
+)
+def test_dropout_and_layer_noise_stay_on_in_evaluation(
+    change: dict[str, float], varies: bool
+) -> None:
+    """Equal inputs then give different images, as the tip says; otherwise equal ones."""
+    images = small_images()
+    comparison = compare_with(images, CPU, max_rows=16)
+    training = GanTraining(GanRecipe(**change), images, comparison, SIZE, seed=0)
+    assert torch.equal(training.samples(4), training.samples(4)) != varies
+
+
 def test_the_input_noise_falls_to_0() -> None:
     """It has its full deviation at the first step, and nearly none at the last one."""
     images = small_images()
@@ -225,6 +238,7 @@ def test_the_arms_differ_by_one_factor_each() -> None:
     for contrast in two_changes.contrasts():
         assert set(contrast.weights) <= known
         assert sum(contrast.weights.values()) == pytest.approx(0)
+        assert 0 < len(contrast.name) <= 35
     for tip in hacks.TIPS:
         assert replace(GanRecipe(), **tip.change) != GanRecipe()
     assert tuple(tip.arm for tip in hacks.TIPS) == TIPS
@@ -316,7 +330,7 @@ def test_the_small_version_runs_end_to_end_from_a_folder(
     assert command.two_changes(options) == 0
     printed = capsys.readouterr().out
     assert "answer nothing" in printed
-    assert "less cross-entropy, no-clip, adam" in printed
+    assert "WGAN less DCGAN (mean-score, clip, rmsprop less cross-entropy, no-clip" in printed
     assert (tmp_path / "out" / "feature-distance.svg").exists()
     runs = (tmp_path / "out" / "runs.jsonl").read_text().splitlines()
     assert len(runs) == 3 * (12 + 3)
