@@ -51,6 +51,12 @@ SIZE = RunSize(image_size=8, width=4, latent_dim=6, batch_size=8, steps=6, evalu
 TINY = {"image_size": 8, "width": 4, "latent_dim": 6, "batch_size": 8, "steps": 10, "seeds": 2}
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return a store with 160 training images of 16 px, of three classes."""
+    return str(small_store(tmp_path_factory.mktemp("images"), 160))
+
+
 def small_images(rows: int = 96, num_classes: int = 3) -> StudyImages:
     """Return smooth random images of some classes, whose pixels depend on each other."""
     generator = torch.Generator().manual_seed(0)
@@ -244,9 +250,8 @@ def test_the_arms_differ_by_one_factor_each() -> None:
     assert tuple(tip.arm for tip in hacks.TIPS) == TIPS
 
 
-def test_images_are_reduced_and_held_out(tmp_path: Path) -> None:
+def test_images_are_reduced_and_held_out(store: str) -> None:
     """Without a split for it, a tenth is held out, which is not trained on."""
-    store = str(small_store(tmp_path, 200))
     images = open_images(store, "train", None, image_size=8, max_images=1_000)
     assert images.train.shape[1:] == images.held_out.shape[1:] == (3, 8, 8)
     num_rows = len(images.train) + len(images.held_out)
@@ -281,10 +286,12 @@ def test_options_that_cannot_end_well_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_study_goes_on_with_equal_figures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    store: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A second command runs what is missing; other settings are refused."""
-    store = str(small_store(tmp_path / "images", 200))
     options = HacksOptions(store=store, tips=("soft-labels",), out=tmp_path / "a", **TINY)
     whole = replace(options, out=tmp_path / "b")
     command.hacks(whole)
