@@ -168,6 +168,8 @@ def _against_gaussian(runs: list[StudyRun], arms: list[str]) -> list[str]:
         interval = difference(arm, GAUSSIAN).interval(runs, FEATURE_DISTANCE.name)
         if interval is None:
             continue
+        if not interval.has_interval:
+            return ["One seed shows no difference to a fitted Gaussian: pass more --seeds."]
         if not interval.excludes_zero:
             no_difference.append(arm)
         elif interval.mean < 0:

@@ -45,6 +45,7 @@ from workflows.studies.gans.training import (
     RunSize,
     run_recipe,
 )
+from workflows.studies.runs import StudyRun
 
 CPU = torch.device("cpu")
 SIZE = RunSize(image_size=8, width=4, latent_dim=6, batch_size=8, steps=6, evaluations=6)
@@ -248,6 +249,23 @@ def test_the_arms_differ_by_one_factor_each() -> None:
     for tip in hacks.TIPS:
         assert replace(GanRecipe(), **tip.change) != GanRecipe()
     assert tuple(tip.arm for tip in hacks.TIPS) == TIPS
+
+
+def test_the_comparison_with_a_gaussian_needs_intervals() -> None:
+    """With one seed nothing is claimed; with several an arm is nearer only if its interval is."""
+
+    def runs_of(seeds: int, near: float) -> list[StudyRun]:
+        return [
+            StudyRun(arm=arm, seed=seed, metrics={FEATURES: value + 0.01 * seed}, seconds=1.0)
+            for seed in range(seeds)
+            for arm, value in ((GAUSSIAN, 0.4), ("a", near + 0.02 * seed), ("b", 0.4 - 0.1 * seed))
+        ]
+
+    (alone,) = two_changes._against_gaussian(runs_of(1, 0.1), ["a", "b"])
+    assert "pass more --seeds" in alone
+    (text,) = two_changes._against_gaussian(runs_of(3, 0.1), ["a", "b"])
+    assert "1 of 2 arms are nearer to held-out images than a fitted Gaussian" in text
+    assert text.endswith("No difference to it was seen for b.")
 
 
 def test_images_are_reduced_and_held_out(store: str) -> None:
