@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from torch import Tensor, nn
@@ -55,6 +57,84 @@ def block_output(model: nn.Module, cut: str, pixels: Tensor) -> Tensor:
     finally:
         handle.remove()
     raise TesseraeError(f"block {cut!r} is not used when the network computes features.")
+
+
+@contextmanager
+def replace_block_output(
+    model: nn.Module, cut: str, replace: Callable[[Tensor], Tensor]
+) -> Iterator[None]:
+    """Let a network go on with another output of block *cut* inside the `with` block.
+
+    Args:
+        model: The network. Other threads that use it meanwhile get the replaced output too.
+        cut: The name of the block, as `named_modules` of the model has it; it must exist.
+        replace: A function of the output of the block, such as (n, d, h, w), that returns the one
+            that the remaining blocks get, on the same device. It is called in each call of the
+            block.
+
+    Raises:
+        AttributeError: There is no such block.
+        TesseraeError: Inside the `with` block: the output is not a single tensor.
+    """
+
+    def substitute(module: nn.Module, inputs: Any, output: Any) -> Tensor:
+        if not isinstance(output, Tensor):
+            raise TesseraeError(
+                f"the output of block {cut!r} is {type(output).__name__}: expected a tensor, which"
+                " can be replaced."
+            )
+        return replace(output)
+
+    handle = model.get_submodule(cut).register_forward_hook(substitute)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def block_names(model: nn.Module) -> list[str]:
+    """Return the names of the blocks of a network, in the order in which it computes them.
+
+    The first is the stem, what comes before the list of layers. Each layer of the list is another
+    one or, where the list has stages, each of their `layers` or `blocks`. A layer whose only
+    weights are depthwise convolutions is the first half of a separable block (Howard et al.:
+    MobileNets, 2017) and is left out: its block is named by the other half.
+
+    Args:
+        model: A network whose layers are in a `ModuleList`, as those of `transformers`.
+
+    Returns:
+        Names as `named_modules` has them, such as `encoder.stages.0.layers.1`, which `block_output`
+        takes; empty if the network has no list of layers.
+    """
+    lists = ((name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList))
+    path, listed = next(lists, ("", None))
+    if listed is None:
+        return []
+    names = []
+    for name, child in model.named_children():
+        if name == path.partition(".")[0]:
+            break
+        if any(True for _ in child.parameters()):
+            names = [name]  # of several, the last one: its output is what the first layer gets
+    for index, layer in enumerate(listed):
+        inner = next(
+            (n for n in ("layers", "blocks")
+             if isinstance(getattr(layer, n, None), nn.ModuleList | nn.Sequential)),
+            None,
+        )  # fmt: skip
+        if inner is None:
+            names.append(f"{path}.{index}")
+        else:
+            names += [f"{path}.{index}.{inner}.{i}" for i in range(len(getattr(layer, inner)))]
+    return [name for name in names if not _is_depthwise(model.get_submodule(name))]
+
+
+def _is_depthwise(block: nn.Module) -> bool:
+    weighted = [m for m in block.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    return bool(weighted) and all(
+        isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in weighted
+    )
 
 
 def _tensor(output: Any, cut: str) -> Tensor:

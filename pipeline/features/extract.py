@@ -71,7 +71,7 @@ def resolve_feature_recipe(
         )
     share = backbone.transform.crop_share
     encoded = _encoded_rows(done, options, backbone.size / share)
-    size = options.stored_size or _fitting_size(done.sizes, backbone.size)
+    size = options.stored_size or fitting_size(done.sizes, backbone.size)
     if encoded is not None:
         size = backbone.size
     elif size not in done.sizes:
@@ -116,7 +116,17 @@ def _encoded_rows(done: FinishRecord, options: FeatureOptions, short_side: float
     return fitting_encoding(done.encoded, math.ceil(short_side)).array_name
 
 
-def _fitting_size(sizes: Sequence[int], network_size: int) -> int:
+def fitting_size(sizes: Sequence[int], network_size: int) -> int:
+    """Return the stored size that a network reads: its own, or else a larger or the largest one.
+
+    Args:
+        sizes: The sides of the stored squares in pixels; may be empty.
+        network_size: The side in pixels of the images that the network takes.
+
+    Returns:
+        The smallest of *sizes* that is at least *network_size*; the largest if there is none; and
+        *network_size* if there are no sizes.
+    """
     largest = max(sizes, default=network_size)
     return min((size for size in sizes if size >= network_size), default=largest)
 

@@ -23,7 +23,13 @@ from pipeline.backbone.load import new_backbone, open_backbone
 from pipeline.backbone.network import Backbone
 from pipeline.backbone.save import save_backbone
 from pipeline.backbone.transform import Transform, make_transform
-from pipeline.backbone.truncate import MAX_NAMED_BLOCKS, check_block, pool
+from pipeline.backbone.truncate import (
+    MAX_NAMED_BLOCKS,
+    block_names,
+    check_block,
+    pool,
+    replace_block_output,
+)
 from pipeline.errors import TesseraeError
 
 
@@ -554,3 +560,65 @@ def test_the_share_of_the_centre_crop_is_that_of_the_processor(
     """What does not state a crop of the short side, or is invalid, is no crop."""
     means = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     assert make_transform({**means, **fields}, {}, "it", None).crop_share == share
+
+
+def _bottlenecks() -> nn.Module:
+    """Return a ResNet of five bottlenecks in two stages, with random weights."""
+    from pipeline.backbone.small_images import Stem3ResNetConfig, Stem3ResNetModel
+
+    torch.manual_seed(0)
+    config = Stem3ResNetConfig(
+        embedding_size=4, hidden_sizes=[8, 16], depths=[2, 3], layer_type="bottleneck"
+    )
+    return Stem3ResNetModel(config).eval()
+
+
+def test_blocks_are_named_in_the_order_of_their_computation() -> None:
+    """They are the stem and each bottleneck, and each separable block by its second half."""
+    from transformers import MobileNetV1Config, MobileNetV1Model
+
+    assert block_names(_bottlenecks()) == [
+        "embedder",
+        "encoder.stages.0.layers.0", "encoder.stages.0.layers.1",
+        "encoder.stages.1.layers.0", "encoder.stages.1.layers.1", "encoder.stages.1.layers.2",
+    ]  # fmt: skip
+    mobile = MobileNetV1Model(MobileNetV1Config(depth_multiplier=0.25))
+    assert block_names(mobile) == ["conv_stem", *(f"layer.{i}" for i in range(1, 26, 2))]
+    assert block_names(nn.Sequential(nn.Conv2d(3, 3, 1))) == []
+
+
+def test_a_vision_transformer_has_its_layers_as_blocks(folder: Path) -> None:
+    """The embeddings are the stem."""
+    names = block_names(open_backbone(folder).model)
+    assert len(names) == 3
+    assert names[0] == "embeddings"
+
+
+def test_the_remaining_blocks_compute_with_a_replaced_output() -> None:
+    """An equal output changes nothing, another one does, and afterwards nothing is replaced."""
+    model, pixels = _bottlenecks(), torch.rand(2, 3, 16, 16)
+    cut = "encoder.stages.0.layers.1"
+    with torch.no_grad():
+        expected = model(pixels).pooler_output
+        with replace_block_output(model, cut, torch.clone):
+            assert torch.equal(model(pixels).pooler_output, expected)
+        with replace_block_output(model, cut, lambda hidden: hidden.mean((2, 3), keepdim=True)):
+            pooled = model(pixels)
+        assert pooled.last_hidden_state.shape[2:] == (1, 1)
+        assert not torch.allclose(pooled.pooler_output, expected, rtol=0.01)
+        assert torch.equal(model(pixels).pooler_output, expected)
+
+
+def test_an_output_of_several_parts_is_not_replaced() -> None:
+    """Which part the next block takes is not known."""
+
+    class Pair(nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return x, x
+
+    model = nn.Sequential(Pair())
+    with (
+        pytest.raises(TesseraeError, match="'0' is tuple: expected a tensor"),
+        replace_block_output(model, "0", torch.clone),
+    ):
+        model(torch.zeros(1))

@@ -143,7 +143,6 @@ def make_word_space(
         )
     seen_mean = classes.vectors[parts == SEEN].mean(0)
     origin = seen_mean if centre else np.zeros_like(seen_mean)
-    has_vector = np.linalg.norm(classes.vectors, axis=1, keepdims=True) > 0
     distances = np.linalg.norm(classes.vectors[parts == SEEN] - seen_mean, axis=1)
     if distances.max() < 1e-5:
         raise TesseraeError(
@@ -153,7 +152,7 @@ def make_word_space(
     spread = features.std(0, dtype=np.float64)
     return WordSpace(
         wnids=np.array(classes.wnids, np.str_),
-        vectors=np.where(has_vector, l2_normalise(classes.vectors - origin), 0).astype(np.float32),
+        vectors=move_origin(classes.vectors, origin),
         centre=origin.astype(np.float32),
         parts=parts,
         feature_mean=features.mean(0, dtype=np.float64).astype(np.float32),
@@ -161,6 +160,20 @@ def make_word_space(
         names=np.array(classes.names, np.str_),
         words=np.array(words, np.str_),
     )
+
+
+def move_origin(vectors: Floats, origin: Floats) -> Floats:
+    """Subtract a vector from class vectors, and scale the differences to length 1.
+
+    Args:
+        vectors: The vectors of all classes, (C, d) float32; zeros for a class without one.
+        origin: The vector to subtract, (d,) float32, such as the mean of the seen classes.
+
+    Returns:
+        (C, d) float32; zeros for a class without a vector.
+    """
+    has_vector = np.linalg.norm(vectors, axis=1, keepdims=True) > 0
+    return np.where(has_vector, l2_normalise(vectors - origin), 0).astype(np.float32)
 
 
 def l2_normalise(vectors: NDArray[np.floating]) -> Floats:

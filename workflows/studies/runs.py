@@ -44,11 +44,12 @@ def run_arms(
     title: str,
     line: Callable[[StudyRun], str],
     shuffle: bool = False,
+    arm_by_arm: bool = False,
 ) -> list[StudyRun]:
     """Run each arm with each seed, unless the folder has that run, and return all of them.
 
     Each run is recorded when it ends, and printed as a line. All arms of a seed are run before the
-    next seed, so that a study that is broken off has pairs to compare.
+    next seed, so that a study that is broken off has pairs to compare, unless *arm_by_arm*.
 
     Args:
         results: The folder, which is locked.
@@ -59,10 +60,13 @@ def run_arms(
         line: A function that returns the line of a finished run.
         shuffle: True to run the arms of a seed in a random order, which the seed draws: for
             timings, on which the time of day must not fall alike (default False).
+        arm_by_arm: True to run all seeds of an arm before the next arm, where the seeds share
+            costly work, such as the features of a network; not together with *shuffle* (default
+            False).
 
     Returns:
-        The runs by seed, then by arm, in the order of *seeds* and *arms*; runs of other arms and
-        seeds in the folder are left out.
+        The runs by seed, then by arm, in the order of *seeds* and *arms*, or the other way round;
+        runs of other arms and seeds in the folder are left out.
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed; the message says how to continue.
@@ -70,6 +74,8 @@ def run_arms(
         OSError: The folder cannot be read or written.
     """
     pairs = [(arm, seed) for seed in seeds for arm in arms]
+    if arm_by_arm:
+        pairs = [(arm, seed) for arm in arms for seed in seeds]
     recorded = {(r.arm, r.seed): r for r in results.records(StudyRun, RUNS_FILE)}
     runs = {pair: recorded[pair] for pair in pairs if pair in recorded}
     for finished in runs.values():

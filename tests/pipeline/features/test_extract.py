@@ -302,7 +302,7 @@ def test_the_stored_size_fits_the_network(
     sizes: tuple[int, ...], network_size: int, fits: int
 ) -> None:
     """The size is the smallest that need not be enlarged, or the largest one."""
-    assert extract._fitting_size(sizes, network_size) == fits
+    assert extract.fitting_size(sizes, network_size) == fits
 
 
 def work(*, gpu: bool) -> FeatureTaskConfig:

@@ -51,6 +51,22 @@ def test_a_study_that_is_broken_off_goes_on(
     assert printed.index("a 0") < printed.index("b 0") < printed.index("a 1") < printed.index("b 1")
 
 
+def test_arms_can_be_run_one_after_the_other(tmp_path: Path) -> None:
+    """All seeds of an arm come before the next arm, where they share costly work."""
+    calls = []
+
+    def run(arm: str, seed: int) -> dict[str, float]:
+        calls.append((arm, seed))
+        return {"value": 1.0}
+
+    runs = run_arms(
+        ResultsFolder(tmp_path, "test"), ("a", "b"), (0, 1), run,
+        title="runs", line=lambda r: r.arm, arm_by_arm=True,
+    )  # fmt: skip
+    assert calls == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+    assert [(r.arm, r.seed) for r in runs] == calls
+
+
 def test_a_metric_without_a_finite_value_is_left_out(tmp_path: Path) -> None:
     """A run that diverged is finished, and is read again."""
     results = ResultsFolder(tmp_path, "test")
