@@ -1,11 +1,11 @@
 """Reproduce claims of papers with small experiments, and print a table of the results.
 
-`gaussians` and `digits` generate their own data. `two-changes`, `hacks` and `adversarial` need a
-store, or a folder of images, `devise` a store with features and a file of word vectors, `parity` a
-store and the images that it was prepared from.
+`gaussians` and `digits` generate their own data; the others need a store, a folder of images, or
+features and word vectors, as the help text of each says.
 """
 
 from workflows.commands import Command, Group
+from workflows.studies.cut.options import CutOptions
 from workflows.studies.gans.options import AdversarialOptions, HacksOptions, TwoChangesOptions
 from workflows.studies.options import (
     DeviseStudyOptions,
@@ -58,6 +58,11 @@ COMMAND = Group(
             (ParallelOptions,),
             "workflows.studies.parallel.command:parallel",
             "Which library, and how many threads or processes, decode fastest on this machine?",
+        ),
+        "cut": Command(
+            (CutOptions,),
+            "workflows.studies.cut.command:cut",
+            "After which block of a network, pooled or not, are features worth storing?",
         ),
     },
 )

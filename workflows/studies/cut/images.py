@@ -1,0 +1,132 @@
+"""The images of the study: a balanced part of the splits train and val of a store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.errors import StoreError, TesseraeError
+from pipeline.features.extract import fitting_size
+from pipeline.loader import SplitDataset
+from pipeline.store import records
+from pipeline.store.open import open_objects
+from pipeline.store.split import open_split
+
+TRAIN, HELD_OUT = "train", "val"
+"""The split that heads are trained and validated on, and the one that they are tested on."""
+
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of a store in memory: those to train and validate with, then those to test with."""
+
+    store: str
+    """The folder or URL of the store."""
+    digests: tuple[str, str]
+    """The digests of the readable rows of both splits."""
+    classes: tuple[tuple[str, str], ...]
+    """The wnid and the words of each class, by label."""
+    images: Tensor
+    """(n, 3, size, size) uint8 RGB."""
+    labels: Integers
+    """The label of each image, (n,) int64."""
+    num_train: int
+    """The number of images of the split train, which come first."""
+
+    @property
+    def train_labels(self) -> Integers:
+        """The labels of the images of the split train."""
+        return self.labels[: self.num_train]
+
+    @property
+    def test_labels(self) -> Integers:
+        """The labels of the images of the split val."""
+        return self.labels[self.num_train :]
+
+
+def open_image_set(store: str, network_size: int, num_rows: int, num_test_rows: int) -> ImageSet:
+    """Read a balanced part of both splits of a store.
+
+    Args:
+        store: The folder or URL of the store.
+        network_size: The side in pixels of the images that the network takes: the smallest stored
+            squares of at least that size are read, or else the largest.
+        num_rows: The number of images of the split train; all if there are fewer.
+        num_test_rows: The number of images of the split val; all if there are fewer.
+
+    Raises:
+        StoreError: There is no such store or split, it is not finished, or has no squares.
+        TesseraeError: A split has no labelled image.
+    """
+    objects = open_objects(store)
+    parts, digests, size = [], [], 0
+    for name, count in ((TRAIN, num_rows), (HELD_OUT, num_test_rows)):
+        done = records.load_finish_record(objects, name)
+        stored = () if done is None else done.sizes
+        size = size or fitting_size(stored, network_size)
+        split = open_split(objects, name, [size] if done is None or stored else [])
+        if not stored:
+            raise StoreError(
+                f"{store} has no squares of split {name!r}, which the study reads. Add them with"
+                f" `tesserae prepare ... --sizes {network_size}`."
+            )
+        labels = split.labels[split.readable_rows].astype(np.int64)
+        indices = balanced(labels, count)
+        if not len(indices):
+            raise TesseraeError(f"split {name!r} of {store} has no labelled image.")
+        items = SplitDataset(store, name, size=size).__getitems__(indices.tolist())
+        parts.append((torch.stack([image for image, _, _ in items]), labels[indices]))
+        digests.append(split.digest)
+    (train, train_labels), (test, test_labels) = parts
+    return ImageSet(
+        store=store,
+        digests=(digests[0], digests[1]),
+        classes=tuple(records.load_recipe(objects).classes),
+        images=torch.cat([train, test]),
+        labels=np.concatenate([train_labels, test_labels]),
+        num_train=len(train_labels),
+    )
+
+
+def balanced(labels: Integers, count: int) -> Integers:
+    """Return the indices of labelled images, equally many of each class as far as that is possible.
+
+    The same labels and count give the same indices on every machine.
+
+    Args:
+        labels: The label of each image, (n,) int64; those of -1 are never taken.
+        count: The number of images to take; all labelled ones if there are fewer.
+
+    Returns:
+        Up to *count* indices, ascending, int64.
+    """
+    place = places_in_classes(labels, seed=0)
+    place[labels < 0] = np.iinfo(np.int64).max
+    order = np.lexsort((labels, place))[: min(count, int((labels >= 0).sum()))]
+    return np.sort(order).astype(np.int64)
+
+
+def places_in_classes(labels: Integers, *, seed: int) -> Integers:
+    """Number the images of each class in a random order.
+
+    Args:
+        labels: The label of each image, (n,) int64.
+        seed: The seed of the order.
+
+    Returns:
+        (n,) int64: 0, 1, ... for the images of each class.
+    """
+    # PCG64's raw stream is stable across versions of numpy; its other methods need not be.
+    drawn = np.random.Generator(np.random.PCG64(seed)).random(len(labels))
+    order = np.lexsort((drawn, labels))
+    ordered = labels[order]
+    starts = np.searchsorted(ordered, ordered)
+    places = np.empty(len(labels), np.int64)
+    places[order] = np.arange(len(labels)) - starts
+    return places
