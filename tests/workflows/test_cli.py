@@ -99,6 +99,10 @@ def test_every_command_has_a_make_target() -> None:
             'study devise --store "s" --word-vectors "w"',
         ),
         (["study", "STUDY=parity", "DATA=d", "STORE=s"], 'study parity --source "d" --store "s"'),
+        (
+            ["study", "STUDY=cut", "STORE=s", "TRUNK=t", "WORDS=w"],
+            'study cut --store "s" --trunk "t" --word-vectors "w"',
+        ),
         (["export", "RUN=r", "ARGS=-o out"], 'export "r" -o out'),
         (["sample-images", "RUN=r", "ARGS=-n 4"], 'sample-images "r" -n 4'),
     ],

@@ -43,7 +43,7 @@ MIN_NEW_CLASSES = 10
 
 
 @dataclass(frozen=True)
-class Arm:
+class CutArm:
     """An arm of the study: features of a network."""
 
     network: Network
@@ -63,7 +63,7 @@ class Arm:
         return f"{self.network.name}: {self.label}"
 
 
-def arms_of(network: Network, *, quick: bool = False) -> list[Arm]:
+def arms_of(network: Network, *, quick: bool = False) -> list[CutArm]:
     """Return the arms of a network, from the pixels to its end.
 
     Args:
@@ -74,13 +74,13 @@ def arms_of(network: Network, *, quick: bool = False) -> list[Arm]:
     if quick:
         beliefs = (network.before_last_down_sampling, network.before_last_block)
         cuts = tuple(cut for cut in cuts if cut in (cuts[0], cuts[-1], *beliefs))
-    at_cuts = [Arm(network, form, cut) for cut in cuts for form in cut.forms]
-    return [Arm(network, PIXELS), *at_cuts, Arm(network, END)]
+    at_cuts = [CutArm(network, form, cut) for cut in cuts for form in cut.forms]
+    return [CutArm(network, PIXELS), *at_cuts, CutArm(network, END)]
 
 
 @dataclass(frozen=True)
 class NetworkData:
-    """What the runs of a network share: images, and the classes that are new to it."""
+    """The images and classes that all runs of a network share."""
 
     images: ImageSet
     """The images of `--store`."""
@@ -88,10 +88,10 @@ class NetworkData:
     """The images of `--probe-store`; the same if there is no other."""
     classes: ClassVectors
     """The word vectors of the classes of `--store`."""
-    known: NDArray[np.bool_]
+    trained_classes: NDArray[np.bool_]
     """(C,) bool: True for the classes of `--store` that the network was trained on."""
-    probe_known: NDArray[np.bool_]
-    """The same for the classes of `--probe-store`."""
+    probe_trained_classes: NDArray[np.bool_]
+    """(C,) bool: True for the classes of `--probe-store` that the network was trained on."""
     unseen_are_new: bool
     """True if unseen and validation classes are new to the network."""
     probe_is_new: bool
@@ -144,20 +144,27 @@ class CutStudy:
             )
         named = names_of_classes(images.classes, options.class_names)
         classes = class_vectors(words, named, synonyms=options.synonyms)
-        known, probe_known = network.knows(images.classes), network.knows(probe_images.classes)
-        num_new = int((~known & classes.has_vector).sum())
+        trained_classes, probe_trained_classes = (
+            network.knows(images.classes),
+            network.knows(probe_images.classes),
+        )
+        num_new = int((~trained_classes & classes.has_vector).sum())
         num_drawn = options.unseen_classes + options.validation_classes
         return NetworkData(
-            images, probe_images, classes, known, probe_known,
+            images, probe_images, classes, trained_classes, probe_trained_classes,
             unseen_are_new=num_new >= num_drawn + MIN_REMAINING_CLASSES,
-            probe_is_new=int((~probe_known).sum()) >= MIN_NEW_CLASSES,
+            probe_is_new=int((~probe_trained_classes).sum()) >= MIN_NEW_CLASSES,
         )  # fmt: skip
 
     def _tasks(self, network: Network, seed: int) -> tuple[ProbeTask, DeviseTask]:
         data, options = self.data[network.name], self.options
-        everything = np.ones(len(data.probe_known), bool)
-        allowed = ~data.probe_known if data.probe_is_new else everything
-        new = ~data.known if data.unseen_are_new else np.ones(len(data.known), bool)
+        everything = np.ones(len(data.probe_trained_classes), bool)
+        allowed = ~data.probe_trained_classes if data.probe_is_new else everything
+        new = (
+            ~data.trained_classes
+            if data.unseen_are_new
+            else np.ones(len(data.trained_classes), bool)
+        )
         return (
             probe_task(data.probe_images, allowed, seed=seed, num_seeds=options.seeds),
             devise_task(
@@ -230,7 +237,7 @@ class CutStudy:
         metrics["head_seconds"] = store_gram.gram_seconds + sum(seconds)
         return metrics
 
-    def _grams_of(self, arm: Arm) -> dict[str, dict[str, Gram]]:
+    def _grams_of(self, arm: CutArm) -> dict[str, dict[str, Gram]]:
         """Return the inner products of both image sets, by form, at the cut of an arm."""
         block = arm.form if arm.cut is None else arm.cut.block
         key = f"{arm.network.name}: {block}"
@@ -246,7 +253,7 @@ class CutStudy:
             self._grams = (key, grams)
         return self._grams[1]
 
-    def _compute_grams(self, arm: Arm) -> dict[str, dict[str, Gram]]:
+    def _compute_grams(self, arm: CutArm) -> dict[str, dict[str, Gram]]:
         data = self.data[arm.network.name]
 
         def compute(images: ImageSet) -> dict[str, Gram]:
@@ -279,7 +286,7 @@ def save_grams(file: Path, grams: Mapping[str, Mapping[str, Gram]]) -> None:
     arrays: dict[str, NDArray[Any]] = {}
     written: list[Mapping[str, Gram]] = []
     for name, by_form in grams.items():
-        if any(by_form is other for other in written):
+        if any(by_form is first for first in written):
             continue
         written.append(by_form)
         for form, gram in by_form.items():

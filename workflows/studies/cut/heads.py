@@ -21,7 +21,7 @@ from pipeline.wordvectors.vectors import ClassVectors
 from workflows.devise.accuracy import LabelledImages, hit_rate_of_part, identical_groups
 from workflows.devise.class_splits import LEFT_OUT, SEEN, UNSEEN, VALIDATION, class_parts
 from workflows.devise.word_space import l2_normalise, move_origin
-from workflows.studies.cut.images import ImageSet, Integers, places_in_classes
+from workflows.studies.cut.images import ImageSet, Integers, numbers_in_classes
 
 PENALTIES = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """The penalties to choose from, in units of the mean squared length of the centred features."""
@@ -125,9 +125,9 @@ def probe_task(
             " expected 2 or more. Pass a larger --rows."
         )
     labels = images.train_labels
-    places = places_in_classes(labels, seed=seed)
+    numbers = numbers_in_classes(labels, seed=seed)
     num_validation = np.maximum(1, np.floor(VALIDATION_SHARE * counts)).astype(np.int64)
-    is_validation = places < num_validation[labels]
+    is_validation = numbers < num_validation[labels]
     folds = _folds(images.test_labels, num_seeds)
     test = np.flatnonzero((folds == seed % num_seeds) & probed[images.test_labels])
     if not len(test):
@@ -146,8 +146,8 @@ def probe_task(
 
 def _folds(labels: Integers, num_folds: int) -> Integers:
     """Deal images to parts, (n,) int64: each class as evenly as possible, as are all images."""
-    places = places_in_classes(labels, seed=0)
-    order = np.lexsort((places, labels))
+    numbers = numbers_in_classes(labels, seed=0)
+    order = np.lexsort((numbers, labels))
     folds = np.empty(len(labels), np.int64)
     folds[order] = np.arange(len(labels)) % num_folds
     return folds

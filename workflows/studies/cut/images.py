@@ -106,13 +106,13 @@ def balanced(labels: Integers, count: int) -> Integers:
     Returns:
         Up to *count* indices, ascending, int64.
     """
-    place = places_in_classes(labels, seed=0)
-    place[labels < 0] = np.iinfo(np.int64).max
-    order = np.lexsort((labels, place))[: min(count, int((labels >= 0).sum()))]
+    numbers = numbers_in_classes(labels, seed=0)
+    numbers[labels < 0] = np.iinfo(np.int64).max
+    order = np.lexsort((labels, numbers))[: min(count, int((labels >= 0).sum()))]
     return np.sort(order).astype(np.int64)
 
 
-def places_in_classes(labels: Integers, *, seed: int) -> Integers:
+def numbers_in_classes(labels: Integers, *, seed: int) -> Integers:
     """Number the images of each class in a random order.
 
     Args:
@@ -127,6 +127,6 @@ def places_in_classes(labels: Integers, *, seed: int) -> Integers:
     order = np.lexsort((drawn, labels))
     ordered = labels[order]
     starts = np.searchsorted(ordered, ordered)
-    places = np.empty(len(labels), np.int64)
-    places[order] = np.arange(len(labels)) - starts
-    return places
+    numbers = np.empty(len(labels), np.int64)
+    numbers[order] = np.arange(len(labels)) - starts
+    return numbers

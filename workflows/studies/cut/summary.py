@@ -9,7 +9,7 @@ from workflows.reports.figures import Figure, Point, point_figure
 from workflows.reports.table import Table
 from workflows.studies.arm_tables import Metric, difference_of, interval_of
 from workflows.studies.cut import EARLY, END, MAP, PIXELS, POOLED
-from workflows.studies.cut.experiment import Arm, CutStudy
+from workflows.studies.cut.experiment import CutArm, CutStudy
 from workflows.studies.cut.heads import PENALTIES
 from workflows.studies.cut.networks import Cut, Network
 from workflows.studies.intervals import MeanInterval
@@ -82,7 +82,7 @@ def report_of(study: CutStudy, runs: Sequence[StudyRun]) -> StudyReport:
     )
 
 
-def runs_of_network(runs: Sequence[StudyRun], arms: Sequence[Arm]) -> list[StudyRun]:
+def runs_of_network(runs: Sequence[StudyRun], arms: Sequence[CutArm]) -> list[StudyRun]:
     """Return the runs of a network's arms, named by the arms' labels, and those that are chosen.
 
     For each judged metric and seed, `chosen by validation (METRIC)` is a copy of the run that is
@@ -104,7 +104,7 @@ def runs_of_network(runs: Sequence[StudyRun], arms: Sequence[Arm]) -> list[Study
     return [*own, *chosen]
 
 
-def pareto_front(arms: Sequence[Arm], runs: Sequence[StudyRun], metric: str) -> list[str]:
+def pareto_front(arms: Sequence[CutArm], runs: Sequence[StudyRun], metric: str) -> list[str]:
     """Return the labels of arms of which no other one has fewer bytes and is as good.
 
     Args:
@@ -128,7 +128,7 @@ def pareto_front(arms: Sequence[Arm], runs: Sequence[StudyRun], metric: str) -> 
     return [label for _, _, label in front]
 
 
-def answers_of(network: Network, arms: Sequence[Arm], runs: Sequence[StudyRun]) -> Iterator[str]:
+def answers_of(network: Network, arms: Sequence[CutArm], runs: Sequence[StudyRun]) -> Iterator[str]:
     """Yield the answers about a network, each with its interval.
 
     Args:
@@ -160,7 +160,7 @@ def _measured(runs: Sequence[StudyRun], label: str) -> list[Metric]:
 
 
 def _chosen_answer(
-    arms: Sequence[Arm], runs: Sequence[StudyRun], name: str, metric: Metric, validation: str
+    arms: Sequence[CutArm], runs: Sequence[StudyRun], name: str, metric: Metric, validation: str
 ) -> Iterator[str]:
     chosen = f"{CHOSEN} ({name})"
     interval = interval_of(runs, chosen, name)
@@ -185,7 +185,7 @@ def _early_answers(network: Network, runs: Sequence[StudyRun]) -> Iterator[str]:
 
 
 def _front_answer(
-    arms: Sequence[Arm], runs: Sequence[StudyRun], metric: Metric, validation: str
+    arms: Sequence[CutArm], runs: Sequence[StudyRun], metric: Metric, validation: str
 ) -> Iterator[str]:
     points = []
     for label in pareto_front(arms, runs, validation):
@@ -199,7 +199,9 @@ def _front_answer(
         )
 
 
-def _chosen_labels(arms: Sequence[Arm], runs: Sequence[StudyRun], validation: str) -> Iterator[str]:
+def _chosen_labels(
+    arms: Sequence[CutArm], runs: Sequence[StudyRun], validation: str
+) -> Iterator[str]:
     labels = {arm.label for arm in arms}
     for seed in sorted({run.seed for run in runs}):
         own = [r for r in runs if r.seed == seed and r.arm in labels and validation in r.metrics]
@@ -249,7 +251,7 @@ def _bytes_ratio(runs: Sequence[StudyRun], label: str) -> str:
 
 
 def _table(
-    study: CutStudy, network: Network, arms: Sequence[Arm], runs: Sequence[StudyRun]
+    study: CutStudy, network: Network, arms: Sequence[CutArm], runs: Sequence[StudyRun]
 ) -> Table:
     metrics = [m for m in (TOP1, HIT1, HIT5) if any(m.name in r.metrics for r in runs)]
     columns = ["features", "shape", "bytes a row", "CPU ms a row", "CPU s of heads"]
@@ -298,7 +300,7 @@ def _constant_cells(metrics: Sequence[Metric], values: Mapping[str, str]) -> lis
     return cells
 
 
-def _shape(arm: Arm) -> str:
+def _shape(arm: CutArm) -> str:
     if arm.cut is None:
         return ""
     channels = arm.cut.shape[-1] if len(arm.cut.shape) == 2 else arm.cut.shape[0]
@@ -309,7 +311,7 @@ def _shape(arm: Arm) -> str:
     return "x".join(map(str, arm.cut.shape))
 
 
-def _belief_table(network: Network, arms: Sequence[Arm], runs: Sequence[StudyRun]) -> Table:
+def _belief_table(network: Network, arms: Sequence[CutArm], runs: Sequence[StudyRun]) -> Table:
     columns = ["the lesson's cut", "features", "bytes, of end's"]
     columns += [f"{metric.heading} less {END}, points" for metric, _ in JUDGED.values()]
     rows = []
@@ -330,7 +332,7 @@ def _belief_table(network: Network, arms: Sequence[Arm], runs: Sequence[StudyRun
 
 
 def _figures(
-    network: Network, arms: Sequence[Arm], runs: Sequence[StudyRun], suffix: str
+    network: Network, arms: Sequence[CutArm], runs: Sequence[StudyRun], suffix: str
 ) -> dict[str, Figure]:
     figures = {}
     for metric, _ in JUDGED.values():
@@ -371,26 +373,23 @@ def short_name(cut: Cut) -> str:
 
 def _network_notes(study: CutStudy, network: Network, runs: Sequence[StudyRun]) -> Iterator[str]:
     data = study.data[network.name]
-    known, total = int(data.known.sum()), len(data.known)
-    if data.unseen_are_new:
+    num_trained, total = int(data.trained_classes.sum()), len(data.trained_classes)
+    named = f"its labels name {num_trained:,} of the {total:,} classes of {study.options.store}"
+    if not num_trained:
+        yield f"{named}: it was trained on none of them, unless under other names"
+    elif data.unseen_are_new:
         yield (
-            f"its labels name {known:,} of the {total:,} classes of {study.options.store}; unseen"
-            " and validation classes are drawn from the others, so that neither the network nor the"
-            " head has learned from them"
+            f"{named}; unseen and validation classes are drawn from the others, so that neither the"
+            " network nor the head has learned from them"
         )
-    elif known:
+    else:
         yield (
-            f"its labels name {known:,} of the {total:,} classes of {study.options.store}: the head"
-            " has not learned from the unseen classes, but the network has, so that hit@k compares"
-            " cuts and is no zero-shot figure"
+            f"{named}: the head has not learned from the unseen classes, but the network has, so"
+            " that hit@k compares cuts and is no zero-shot figure"
         )
-    if not known:
-        yield "its labels name no class of the store: whether it was trained on them is unknown"
-    if data.probe_is_new and data.probe_known.any():
-        yield (
-            f"the probe tells apart the {int((~data.probe_known).sum()):,} classes that the labels"
-            " do not name"
-        )
+    if data.probe_is_new and data.probe_trained_classes.any():
+        num_new = int((~data.probe_trained_classes).sum())
+        yield f"the probe tells apart the {num_new:,} classes that its labels do not name"
     images = data.images
     yield (
         f"heads learn from {images.num_train:,} images of the split train of {images.store} and are"

@@ -99,7 +99,7 @@ def test_unseen_classes_are_new_to_the_network(files: Path, tmp_path: Path) -> N
     study = CutStudy(small_options(files, out=tmp_path))
     (network,) = study.networks
     data = study.data[network.name]
-    assert np.array_equal(data.known, np.arange(len(WNIDS)) < KNOWN)
+    assert np.array_equal(data.trained_classes, np.arange(len(WNIDS)) < KNOWN)
     assert data.unseen_are_new
     for seed in range(2):
         _, devise = study._tasks(network, seed)

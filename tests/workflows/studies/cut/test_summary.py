@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.workflows.studies.cut.small import opened_network
 from workflows.studies.cut import END, MAP, POOLED
-from workflows.studies.cut.experiment import Arm, arms_of
+from workflows.studies.cut.experiment import CutArm, arms_of
 from workflows.studies.cut.networks import Cut, Network
 from workflows.studies.cut.summary import (
     CHOSEN,
@@ -34,7 +34,9 @@ def network(files: Path) -> Network:
     return opened_network(files)
 
 
-def _runs(arms: list[Arm], top1: dict[str, float], validation: dict[str, float]) -> list[StudyRun]:
+def _runs(
+    arms: list[CutArm], top1: dict[str, float], validation: dict[str, float]
+) -> list[StudyRun]:
     """Return runs whose accuracy is .5 unless it is named, .01 more or less by seed."""
     return [
         StudyRun(
@@ -100,7 +102,7 @@ def test_a_single_seed_judges_nothing(network: Network) -> None:
 def test_no_arm_beats_one_of_the_front(values: list[tuple[int, int]]) -> None:
     """An arm off the front has one on it with no more bytes that is as good."""
     arms = [
-        Arm(None, POOLED, Cut(f"layer.{i}", (1,), None, is_last=False))  # type: ignore[arg-type]
+        CutArm(None, POOLED, Cut(f"layer.{i}", (1,), None, is_last=False))  # type: ignore[arg-type]
         for i in range(len(values))
     ]
     runs = [
