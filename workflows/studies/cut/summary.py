@@ -390,11 +390,12 @@ def _network_notes(study: CutStudy, network: Network, runs: Sequence[StudyRun]) 
     if data.probe_is_new and data.probe_trained_classes.any():
         num_new = int((~data.probe_trained_classes).sum())
         yield f"the probe tells apart the {num_new:,} classes that its labels do not name"
-    images = data.images
+    images, stored = data.images, data.images.images.shape[-1]
+    size = network.backbone.size
+    resized = "" if stored == size else f", which are resized to {size} px"
     yield (
         f"heads learn from {images.num_train:,} images of the split train of {images.store} and are"
-        f" tested on {len(images.test_labels):,} of val, all of"
-        f" {images.images.shape[-1]} px, which are resized to {network.backbone.size} px"
+        f" tested on {len(images.test_labels):,} of val, of {stored} px{resized}"
     )
     at_bound = sum(
         run.metrics.get(name) in (PENALTIES[0], PENALTIES[-1])
@@ -423,7 +424,7 @@ def _notes(study: CutStudy) -> Iterator[str]:
     yield (
         f"Each of the {options.seeds} seeds draws other validation images, unseen and validation"
         " classes, and tests the probe on another part of the held-out images. Differences are"
-        " paired by seed."
+        " paired by seed. Of twenty intervals of cuts that do not differ, one excludes 0 by chance."
     )
     yield (
         "Bytes are those of float16 features, of pixels those of uint8. The time a row is the CPU"
