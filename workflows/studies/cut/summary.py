@@ -21,7 +21,13 @@ TOP1 = Metric(name="top1", heading="probe top-1", percent=True, higher_is_better
 HIT1 = Metric(name="hit1", heading="unseen hit@1", percent=True, higher_is_better=True)
 HIT5 = Metric(name="hit5", heading="unseen hit@5", percent=True, higher_is_better=True)
 RANDOM_HIT5 = Metric(name="random_hit5", heading="random vectors hit@5", percent=True)
-JUDGED = {"top1": (TOP1, "validation_top1"), "hit5": (HIT5, "validation_hit5")}
+ROW_BYTES = Metric(name="row_bytes", heading="bytes a row")
+FORWARD_MS = Metric(name="forward_ms", heading="CPU ms a row")
+HEAD_SECONDS = Metric(name="head_seconds", heading="CPU s of heads")
+JUDGED = {
+    "top1": (TOP1, Metric(name="validation_top1", heading="validation top-1")),
+    "hit5": (HIT5, Metric(name="validation_hit5", heading="validation hit@5")),
+}
 """The metrics that cuts are judged by, each with the one that a cut is chosen by."""
 CHOSEN = "chosen by validation"
 """The name of the arm that each seed chooses by its validation images or classes."""
@@ -97,14 +103,14 @@ def runs_of_network(runs: Sequence[StudyRun], arms: Sequence[CutArm]) -> list[St
     chosen = []
     for metric, (_, validation) in JUDGED.items():
         for seed in sorted({run.seed for run in own}):
-            candidates = [r for r in own if r.seed == seed and validation in r.metrics]
+            candidates = [r for r in own if r.seed == seed and validation.name in r.metrics]
             if candidates:
-                best = max(candidates, key=lambda run: run.metrics[validation])
+                best = max(candidates, key=lambda run: run.metrics[validation.name])
                 chosen.append(replace(best, arm=f"{CHOSEN} ({metric})"))
     return [*own, *chosen]
 
 
-def pareto_front(arms: Sequence[CutArm], runs: Sequence[StudyRun], metric: str) -> list[str]:
+def pareto_front(arms: Sequence[CutArm], runs: Sequence[StudyRun], metric: Metric) -> list[str]:
     """Return the labels of arms of which no other one has fewer bytes and is as good.
 
     Args:
@@ -118,7 +124,7 @@ def pareto_front(arms: Sequence[CutArm], runs: Sequence[StudyRun], metric: str) 
     """
     points = []
     for arm in arms:
-        mean, size = (interval_of(runs, arm.label, name) for name in (metric, "row_bytes"))
+        mean, size = (interval_of(runs, arm.label, m) for m in (metric, ROW_BYTES))
         if mean is not None and size is not None:
             points.append((size.mean, -mean.mean, arm.label))
     front: list[tuple[float, float, str]] = []
@@ -156,14 +162,14 @@ def answers_of(network: Network, arms: Sequence[CutArm], runs: Sequence[StudyRun
 def _measured(runs: Sequence[StudyRun], label: str) -> list[Metric]:
     """Return the judged metrics that an arm has."""
     metrics = [metric for metric, _ in JUDGED.values()]
-    return [m for m in metrics if interval_of(runs, label, m.name) is not None]
+    return [m for m in metrics if interval_of(runs, label, m) is not None]
 
 
 def _chosen_answer(
-    arms: Sequence[CutArm], runs: Sequence[StudyRun], name: str, metric: Metric, validation: str
+    arms: Sequence[CutArm], runs: Sequence[StudyRun], name: str, metric: Metric, validation: Metric
 ) -> Iterator[str]:
     chosen = f"{CHOSEN} ({name})"
-    interval = interval_of(runs, chosen, name)
+    interval = interval_of(runs, chosen, metric)
     if interval is None:
         return
     labels = dict.fromkeys(_chosen_labels(arms, runs, validation))
@@ -185,11 +191,11 @@ def _early_answers(network: Network, runs: Sequence[StudyRun]) -> Iterator[str]:
 
 
 def _front_answer(
-    arms: Sequence[CutArm], runs: Sequence[StudyRun], metric: Metric, validation: str
+    arms: Sequence[CutArm], runs: Sequence[StudyRun], metric: Metric, validation: Metric
 ) -> Iterator[str]:
     points = []
     for label in pareto_front(arms, runs, validation):
-        mean, size = interval_of(runs, label, metric.name), _bytes(runs, label)
+        mean, size = interval_of(runs, label, metric), _bytes(runs, label)
         if mean is not None:
             points.append(f"{label} ({size:,.0f} bytes, {100 * mean.mean:.1f} %)")
     if points:
@@ -200,13 +206,15 @@ def _front_answer(
 
 
 def _chosen_labels(
-    arms: Sequence[CutArm], runs: Sequence[StudyRun], validation: str
+    arms: Sequence[CutArm], runs: Sequence[StudyRun], validation: Metric
 ) -> Iterator[str]:
     labels = {arm.label for arm in arms}
     for seed in sorted({run.seed for run in runs}):
-        own = [r for r in runs if r.seed == seed and r.arm in labels and validation in r.metrics]
+        own = [
+            r for r in runs if r.seed == seed and r.arm in labels and validation.name in r.metrics
+        ]
         if own:
-            yield max(own, key=lambda run: run.metrics[validation]).arm
+            yield max(own, key=lambda run: run.metrics[validation.name]).arm
 
 
 def beliefs(network: Network) -> dict[str, Cut]:
@@ -241,7 +249,7 @@ def _verdict(difference: MeanInterval) -> str:
 
 
 def _bytes(runs: Sequence[StudyRun], label: str) -> float:
-    size = interval_of(runs, label, "row_bytes")
+    size = interval_of(runs, label, ROW_BYTES)
     return 0.0 if size is None else size.mean
 
 
@@ -254,7 +262,7 @@ def _table(
     study: CutStudy, network: Network, arms: Sequence[CutArm], runs: Sequence[StudyRun]
 ) -> Table:
     metrics = [m for m in (TOP1, HIT1, HIT5) if any(m.name in r.metrics for r in runs)]
-    columns = ["features", "shape", "bytes a row", "CPU ms a row", "CPU s of heads"]
+    columns = ["features", "shape", *(c.heading for c in (ROW_BYTES, FORWARD_MS, HEAD_SECONDS))]
     for metric in metrics:
         columns.append(metric.column)
         if metric.name in JUDGED:
@@ -262,14 +270,14 @@ def _table(
     shapes = {arm.label: _shape(arm) for arm in arms}
     rows = []
     for label in (*shapes, *(f"{CHOSEN} ({name})" for name in JUDGED)):
-        costs = [interval_of(runs, label, c) for c in ("row_bytes", "forward_ms", "head_seconds")]
+        costs = [interval_of(runs, label, c) for c in (ROW_BYTES, FORWARD_MS, HEAD_SECONDS)]
         if None in costs:
             continue
         size, milliseconds, seconds = (c.mean for c in costs if c is not None)
         cells = [label, shapes.get(label, ""), f"{size:,.0f}", f"{milliseconds:.2f}",
                  f"{seconds:.1f}"]  # fmt: skip
         rows.append([*cells, *_metric_cells(runs, label, metrics)])
-    random = interval_of(runs, END, RANDOM_HIT5.name)
+    random = interval_of(runs, END, RANDOM_HIT5)
     if random is not None:
         cells = _constant_cells(metrics, {"hit5": RANDOM_HIT5.text(random)})
         rows.append([f"{END}, random class vectors", "", "", "", "", *cells])
@@ -283,7 +291,7 @@ def _table(
 def _metric_cells(runs: Sequence[StudyRun], label: str, metrics: Sequence[Metric]) -> list[str]:
     cells = []
     for metric in metrics:
-        interval = interval_of(runs, label, metric.name)
+        interval = interval_of(runs, label, metric)
         cells.append("-" if interval is None else metric.text(interval))
         if metric.name in JUDGED:
             difference = difference_of(runs, label, END, metric.name) if label != END else None
@@ -338,7 +346,7 @@ def _figures(
     for metric, _ in JUDGED.values():
         series: dict[str, list[Point]] = {}
         for arm in arms:
-            interval = interval_of(runs, arm.label, metric.name)
+            interval = interval_of(runs, arm.label, metric)
             if interval is None:
                 continue
             name = POOLED if arm.form == END else arm.form

@@ -17,6 +17,7 @@ from workflows.studies.cut.summary import (
     CHOSEN,
     DOWN_SAMPLING,
     LAST_BLOCK,
+    TOP1,
     answers_of,
     beliefs,
     pareto_front,
@@ -111,7 +112,7 @@ def test_no_arm_beats_one_of_the_front(values: list[tuple[int, int]]) -> None:
         for arm, (size, accuracy) in zip(arms, values, strict=True)
     ]  # fmt: skip
     front = [values[int(label.split(",")[0].split(".")[1])]
-             for label in pareto_front(arms, runs, "top1")]  # fmt: skip
+             for label in pareto_front(arms, runs, TOP1)]  # fmt: skip
     assert front == sorted(front)
     assert all(a[1] < b[1] for a, b in pairwise(front))
     for size, accuracy in values:
