@@ -323,7 +323,7 @@ def _figures(
     """Return the figure of error against colour distance, one point for each arm."""
     series: dict[str, list[Point]] = {}
     for name, arm in arms.items():
-        error, colours = (interval_of(runs, name, metric.name) for metric in (ERROR, COLOURS))
+        error, colours = (interval_of(runs, name, metric) for metric in (ERROR, COLOURS))
         if error is None or colours is None:
             continue
         point = Point(

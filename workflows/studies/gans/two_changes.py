@@ -189,7 +189,7 @@ def _figures(
     figures = {}
     rows = []
     for arm in arms:
-        interval = interval_of(runs, arm, FEATURE_DISTANCE.name)
+        interval = interval_of(runs, arm, FEATURE_DISTANCE)
         if interval is not None:
             series = arm.split(", ")[0] if arm not in CONTROLS else "control"
             rows.append(
