@@ -100,6 +100,7 @@ sample-images: .ready-train ## Generate images with the GAN of RUN, as one PNG
 
 .PHONY: study
 study: .study .ready-devise ## Run the study STUDY, such as parallel; `tesserae study --help` lists them
+	$(TESSERAE) study $(STUDY) $(if $(DATA),--source "$(DATA)") $(if $(STORE),--store "$(STORE)") $(if $(TRUNK),--trunk "$(TRUNK)") $(if $(WORDS),--word-vectors "$(WORDS)") $(ARGS)
 
 .PHONY: report
 report: .ready-train ## Evaluate RUN and write its HTML report
@@ -177,7 +178,7 @@ help: ## Show this list
 	@echo "  WORKERS   processes (default: 1 per core)   CLUSTER  local, tls://HOST:8786, ssh:FILE, slurm:FILE"
 	@echo "  RUN       folder of a training run          GPUS     number of GPUs (default: all)"
 	@echo "  TRUNK     vision model: folder or hub name  WORDS    file of word vectors"
-	@echo "  STUDY     such as gaussians, devise or cut  CERTS    folder of certificates for tls://"
+	@echo "  STUDY     name, as tesserae study --help    CERTS    folder of certificates for tls://"
 	@echo "  PYTHON    interpreter of .venv (python3)    EXTRAS   extras to install, e.g. train"
 	@echo "  PILLOW    auto, simd or stock (auto)        ARGS     further options of the command"
 

@@ -5,8 +5,10 @@ features and word vectors, as the help text of each says.
 """
 
 from workflows.commands import Command, Group
+from workflows.studies.cosine.options import CosineOptions
 from workflows.studies.cut.options import CutOptions
 from workflows.studies.gans.options import AdversarialOptions, HacksOptions, TwoChangesOptions
+from workflows.studies.neighbours.options import NeighboursOptions
 from workflows.studies.options import (
     DeviseStudyOptions,
     DigitsOptions,
@@ -53,6 +55,16 @@ COMMAND = Group(
             (ParityOptions, ParityRecipe),
             "workflows.studies.parity.command:parity",
             "Does a classifier learn from the loader what it learns from torch's DataLoader?",
+        ),
+        "cosine": Command(
+            (CosineOptions,),
+            "workflows.studies.cosine.command:cosine",
+            "When do dot product, cosine and Euclidean distance agree, and which one to use?",
+        ),
+        "neighbours": Command(
+            (NeighboursOptions,),
+            "workflows.studies.neighbours.command:neighbours",
+            "When is approximate search faster than exact search, and what does it cost?",
         ),
         "parallel": Command(
             (ParallelOptions,),

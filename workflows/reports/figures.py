@@ -52,7 +52,7 @@ class Point:
     x: float
     """The value along the x axis; more than 0 if that is logarithmic."""
     y: float
-    """The value along the y axis."""
+    """The value along the y axis; more than 0 if that is logarithmic."""
     low: float | None = None
     """The lower end of the interval of `y`; None if it has none."""
     high: float | None = None
@@ -176,6 +176,7 @@ def point_figure(
     across: str,
     upwards: str,
     log_x: bool = False,
+    log_y: bool = False,
     joined: bool = False,
 ) -> Figure:
     """Return a figure of points in a plane, with the intervals of their y values.
@@ -186,28 +187,23 @@ def point_figure(
         across: The name of the x axis, with its unit.
         upwards: The name of the y axis, with its unit, which is written below the title.
         log_x: True for a logarithmic x axis (default False).
+        log_y: True for a logarithmic y axis (default False); intervals must then be above 0, too.
         joined: True to join the points of a series by lines, in their order (default False).
     """
     points = [point for group in series.values() for point in group]
     ys = [y for p in points for y in (p.y, p.low, p.high) if y is not None]
-    levels = ticks(min(ys), max(ys))
-    x_levels = _log_ticks([p.x for p in points]) if log_x else ticks(
-        min(p.x for p in points), max(p.x for p in points)
-    )  # fmt: skip
+    levels = _log_ticks(ys) if log_y else ticks(min(ys), max(ys))
+    xs = [p.x for p in points]
+    x_levels = _log_ticks(xs) if log_x else ticks(min(xs), max(xs))
     left = MARGIN + 8 + CHARACTER_WIDTH * max(len(_number(level)) for level in levels)
     right, top = WIDTH - MARGIN - 8, TITLE_HEIGHT + LINE_HEIGHT
     bottom = top + PLOT_HEIGHT
 
     def at_x(value: float) -> float:
-        low, high, value = (
-            (math.log(v) for v in (x_levels[0], x_levels[-1], value))
-            if log_x
-            else (x_levels[0], x_levels[-1], value)
-        )
-        return left + (value - low) / (high - low) * (right - left)
+        return left + _share(value, x_levels, log=log_x) * (right - left)
 
     def at_y(value: float) -> float:
-        return bottom - (value - levels[0]) / (levels[-1] - levels[0]) * (bottom - top)
+        return bottom - _share(value, levels, log=log_y) * (bottom - top)
 
     marks, lines, labels = [], [], []
     for index, group in enumerate(series.values()):
@@ -282,6 +278,14 @@ def _placed(labels: Sequence[Text], marks: Sequence[Mark], right: float) -> list
 
 def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _share(value: float, levels: Sequence[float], *, log: bool) -> float:
+    """Return the position of a value between the first and the last tick of an axis, 0 to 1."""
+    low, high = levels[0], levels[-1]
+    if log:
+        low, high, value = math.log(low), math.log(high), math.log(value)
+    return (value - low) / (high - low)
 
 
 def _log_ticks(values: Sequence[float]) -> list[float]:

@@ -65,13 +65,21 @@ def test_points_lie_within_the_plot(pairs: list[tuple[float, float]], log_x: boo
 @pytest.mark.parametrize("values", [(3.0, 3.0), (1.0, 9.0), (2.0, 40.0), (0.02, 5_000.0)])
 def test_a_logarithmic_axis_has_ticks_that_enclose_the_points(values: tuple[float, float]) -> None:
     """They are at least two, at round numbers."""
-    series = {"a": [Point(x=x, y=1.0) for x in values]}
-    figure = point_figure("T", series, across="x", upwards="y", log_x=True)
+    series = {"a": [Point(x=v, y=v, low=v / 2, high=v * 2) for v in values]}
+    figure = point_figure("T", series, across="x", upwards="y", log_x=True, log_y=True)
     assert len(figure.x_ticks) >= 2
+    assert len(figure.y_ticks) >= 2
     assert figure.x_ticks[0].at == pytest.approx(figure.left)
     assert figure.x_ticks[-1].at == pytest.approx(figure.right)
+    assert figure.y_ticks[0].at == pytest.approx(figure.bottom)
+    assert figure.y_ticks[-1].at == pytest.approx(figure.top)
     for mark in figure.marks:
         assert figure.left - 1e-6 <= mark.x <= figure.right + 1e-6
+        assert mark.y_span is not None
+        low, high = mark.y_span
+        assert figure.top - 1e-6 <= high < mark.y < low <= figure.bottom + 1e-6
+        # A factor of two is as long on one side as on the other.
+        assert low - mark.y == pytest.approx(mark.y - high)
 
 
 def test_series_have_a_legend_and_texts_are_escaped() -> None:

@@ -1,0 +1,90 @@
+"""The vectors of a study: words and images, what is left out, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.errors import TesseraeError
+from pipeline.features.reader import open_features
+from tests.workflows.devise.small import Small, make_small
+from tests.workflows.studies.vectors import write_words
+from workflows.studies import vector_sets
+from workflows.studies.cosine.options import CosineOptions
+from workflows.studies.neighbours.options import NeighboursOptions
+from workflows.studies.vector_sets import open_vector_sets
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    """Return a small store with features."""
+    return make_small(tmp_path_factory.mktemp("vectors"))
+
+
+@pytest.fixture(autouse=True)
+def _allow_small_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vector_sets, "MIN_VECTORS", 30)
+
+
+def options(**choices: Any) -> CosineOptions:
+    """Return the options of a study."""
+    return CosineOptions(**choices)
+
+
+def test_words_are_in_the_order_of_the_file_without_zeros(tmp_path: Path) -> None:
+    """A limit takes the most frequent ones, and the identity changes with the numbers."""
+    file = write_words(tmp_path / "words.txt", 1_200)
+    (words,) = open_vector_sets(options(word_vectors=str(file)))
+    assert (len(words.vectors), words.num_dropped, words.name) == (1_199, 1, "words")
+    assert "words.txt, 1,199 x 12; 1 vector left out" in words.describe()
+    (first,) = open_vector_sets(options(word_vectors=str(file), max_vectors=1_000))
+    assert np.array_equal(first.vectors, words.vectors[:999])
+    write_words(file, 1_200, seed=1)
+    (changed,) = open_vector_sets(options(word_vectors=str(file)))
+    assert changed.identity["digest"] != words.identity["digest"]
+
+
+def test_images_have_their_labels_and_queries_of_another_split(small: Small) -> None:
+    """Rows and labels belong together."""
+    (images,) = open_vector_sets(options(store=str(small.store)))
+    train, val = (open_features(small.store, small.features, s) for s in ("train", "val"))
+    assert np.array_equal(images.vectors, train.rows(train.readable))
+    assert images.labels is not None
+    assert np.array_equal(images.labels, train.split.labels[train.readable])
+    assert images.queries is not None
+    assert np.array_equal(images.queries, val.rows(val.readable))
+    assert small.features in images.origin
+
+
+def test_both_kinds_are_returned(small: Small, tmp_path: Path) -> None:
+    """Words come first."""
+    file = write_words(tmp_path / "words.txt")
+    names = [
+        vector_set.name
+        for vector_set in open_vector_sets(
+            options(store=str(small.store), word_vectors=str(file), features=small.features)
+        )
+    ]
+    assert names == ["words", "images"]
+
+
+def test_what_cannot_be_measured_is_refused(small: Small, tmp_path: Path) -> None:
+    """The error says what is wrong and what to do."""
+    file = str(write_words(tmp_path / "words.txt", 20))
+    with pytest.raises(
+        TesseraeError, match=r"has 19 vectors .*expected at least 30.* Pass a larger"
+    ):
+        list(open_vector_sets(options(word_vectors=file)))
+    with pytest.raises(ValueError, match="expected --word-vectors FILE or --store STORE"):
+        options()
+    with pytest.raises(ValueError, match="--features is x, but there is no store"):
+        options(word_vectors=file, features="x")
+    with pytest.raises(ValueError, match="are both train: expected two splits"):
+        options(store="s", query_split="train")
+    with pytest.raises(ValueError, match="expected one of them"):
+        NeighboursOptions(store="s", word_vectors=file)
+    with pytest.raises(ValueError, match=r"--features is required: split test of .* has none"):
+        list(open_vector_sets(options(store=str(small.store), split="test")))
