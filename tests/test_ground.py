@@ -15,7 +15,7 @@ TARGETS = {
     "bench", "chaos", "classify", "classify-images", "clean", "cluster-down", "cluster-status",
     "cluster-up", "colourise", "demo", "devise", "docs", "doctor", "export", "features", "help",
     "info", "lint", "loader", "pictures", "prepare", "repair", "report", "sample", "sample-images",
-    "search", "setup", "study", "test", "test-all", "verify", "wgan", "words",
+    "search", "setup", "study", "test", "test-all", "tune", "verify", "wgan", "words",
 }  # fmt: skip
 
 
