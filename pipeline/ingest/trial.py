@@ -69,6 +69,8 @@ class TrialCount:
     """The number of images, those that could not be decoded included."""
     seconds: float
     """The seconds that they took, without those until every reader had read a group."""
+    waited_seconds: float = 0.0
+    """The part of these seconds in which the thread waited for an image to be read."""
 
 
 def run_trial(
@@ -96,8 +98,8 @@ def run_trial(
         stop: An event that ends the trial early.
 
     Returns:
-        The number of images and the seconds that they took; no images if it was stopped during the
-        first groups.
+        The number of images, the seconds that they took and the part of these that was waited for
+        readers; no images if it was stopped during the first groups.
 
     Raises:
         ReadError: An image could not be read.
@@ -105,7 +107,7 @@ def run_trial(
     """
     formats = [row_format(array) for array in work.arrays]
     uncounted = max(MIN_DEPTH, readers) * GROUP
-    started, count, ended = 0.0, 0, 0.0
+    count, started, ended, waited = 0, 0.0, 0.0, 0.0
     with ExitStack() as stack:
         reader = _ColdReader(work.root) if work.is_cold else SourceReader(work.root)
         images = stack.enter_context(
@@ -122,7 +124,9 @@ def run_trial(
             )
         )
         sink = stack.enter_context(_Sink(work, objects, name))
+        asked = time.perf_counter()
         for data in images:
+            waited += time.perf_counter() - asked
             rows: Sequence[Row] = ()
             if not isinstance(data, Unread):
                 with suppress(DecodeError):
@@ -131,16 +135,14 @@ def run_trial(
                     )
             sink.append(rows)
             count += 1
-            if count % GROUP == 0:
-                ended = time.perf_counter()
-                if count == uncounted:
-                    started = ended
-                elif count > uncounted and ended - started >= seconds:
-                    break
-                if stop.is_set():
-                    break
+            asked = ended = time.perf_counter()
+            if count == uncounted:
+                started, waited = ended, 0.0
+            is_over = stop.is_set() or (count > uncounted and ended - started >= seconds)
+            if count % GROUP == 0 and count >= uncounted and is_over:
+                break
     counted = count // GROUP * GROUP - uncounted
-    return TrialCount(max(0, counted), ended - started if counted > 0 else 0.0)
+    return TrialCount(counted, ended - started, waited) if counted > 0 else TrialCount(0, 0.0)
 
 
 def cached_share(root: str, samples: Sequence[Sample]) -> float:

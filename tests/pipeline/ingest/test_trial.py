@@ -91,6 +91,8 @@ def test_bursts_of_readers_do_not_count_twice(
     )  # fmt: skip
     # At the end, each reader may be a group ahead of its share.
     assert count.images <= 100 * readers * count.seconds + readers * GROUP
+    assert 0 < count.waited_seconds <= count.seconds
+    assert readers > 1 or count.waited_seconds > 0.5 * count.seconds
 
 
 def test_a_trial_can_be_stopped(tmp_path: Path) -> None:

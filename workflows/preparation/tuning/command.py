@@ -35,7 +35,7 @@ from workflows.preparation.tuning.samples import (
 )
 from workflows.preparation.tuning.search import Candidate, Outcome, search
 from workflows.preparation.tuning.settings import Setting, worker_settings
-from workflows.preparation.tuning.trials import TrialKilledError, Trials
+from workflows.preparation.tuning.trials import Rate, TrialKilledError, Trials
 from workflows.preparation.worker_memory import worker_bytes
 from workflows.reports.table import Table
 from workflows.terminal.formatting import array_text, bytes_text, counted, printable, seconds_text
@@ -191,14 +191,14 @@ def _try_settings(
         Progress("trying settings", unit="trials") as progress,
     ):
 
-        def measure(setting: Setting, trial_seconds: float) -> float:
+        def measure(setting: Setting, trial_seconds: float) -> Rate:
             progress.detail(str(setting))
             progress.update(rows=1)
             try:
-                return trials.measure(setting, trial_seconds).images_per_second
+                return trials.measure(setting, trial_seconds)
             except TrialKilledError as e:
                 progress.note(f"{e} It is left out: memory has probably run out.")
-                return 0.0
+                return Rate(0.0, wait_share=0.0)
 
         outcome = search(measure, settings, default, seconds=seconds, readers=options.readers)
     if not outcome.chosen.rate:

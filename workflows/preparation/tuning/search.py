@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from workflows.preparation.tuning.settings import READERS, Setting, cheapest
+from workflows.preparation.tuning.trials import Rate
 
 MIN_TRIAL_SECONDS, MAX_TRIAL_SECONDS = 0.3, 1.0
 """The shortest and the longest trial, after its first group of images."""
@@ -23,13 +24,17 @@ HALVING_SHARE = 0.5
 """The share of the time for the rounds in which settings leave; the finalists have the rest."""
 NUM_FINALISTS = 3
 """The number of settings that are tried to the end."""
+MIN_WAIT_SHARE = 0.05
+"""The share of the time that threads wait for readers from which on more of them are tried."""
 MIN_GAIN = 0.1
-"""The share by which a rate must grow for twice as many readers to be worth trying."""
+"""The share by which a rate must grow for twice as many readers to be worth having."""
+MAX_VAIN = 2
+"""The number of times that the readers are doubled in vain."""
 TIE = 0.03
 """The share by which rates may differ for the cheaper setting to be chosen."""
 
-Measure = Callable[[Setting, float], float]
-"""A function that runs a trial of a setting for some seconds and returns its images per second."""
+Measure = Callable[[Setting, float], Rate]
+"""A function that runs a trial of a setting for some seconds."""
 
 
 @dataclass
@@ -39,6 +44,8 @@ class Candidate:
     setting: Setting
     rates: list[float] = field(default_factory=list)
     """The images per second of each trial."""
+    wait_share: float = 1.0
+    """The share of the time that threads waited for readers, in the last trial."""
 
     @property
     def rate(self) -> float:
@@ -90,7 +97,9 @@ class _Search:
 
     def run_trial(self, candidate: Candidate, seconds: float) -> None:
         """Run one trial."""
-        candidate.rates.append(self._measure(candidate.setting, seconds))
+        rate = self._measure(candidate.setting, seconds)
+        candidate.rates.append(rate.images_per_second)
+        candidate.wait_share = rate.wait_share
 
     def run_round(self, candidates: Sequence[Candidate], seconds: float) -> None:
         """Run one trial of each candidate, in a random order, until the time is over."""
@@ -99,22 +108,25 @@ class _Search:
                 return
             self.run_trial(candidate, seconds)
 
-    def best_readers(self, setting: Setting) -> int:
-        """Return the number of readers with which a setting is fastest, or the least that suffices.
+    def best_readers(self, setting: Setting) -> Candidate:
+        """Return a setting with the number of readers that it needs.
 
-        Its own number is doubled as long as that helps, twice in vain at most.
+        Its own number is doubled as long as threads wait for readers and that helps, twice in vain
+        at most. Waiting decides because rates of single trials vary more than a reader is worth.
         """
-        best, readers, vain = 0.0, setting.readers, 0
-        for number in (n for n in READERS if n >= setting.readers):
-            candidate = self.candidate(replace(setting, readers=number))
-            self.run_trial(candidate, MIN_TRIAL_SECONDS)
-            if candidate.rate > best * (1 + MIN_GAIN):
-                best, readers, vain = candidate.rate, number, 0
+        best = self.candidate(setting)
+        self.run_trial(best, MIN_TRIAL_SECONDS)
+        last, vain = best, 0
+        for number in (n for n in READERS if n > setting.readers):
+            if last.wait_share < MIN_WAIT_SHARE or vain == MAX_VAIN or self.is_over:
+                break
+            last = self.candidate(replace(setting, readers=number))
+            self.run_trial(last, MIN_TRIAL_SECONDS)
+            if last.rate > best.rate * (1 + MIN_GAIN):
+                best, vain = last, 0
             else:
                 vain += 1
-            if vain == 2 or self.is_over:
-                break
-        return readers
+        return best
 
     def finalists(
         self, candidates: Sequence[Candidate], default: Candidate, seconds: float
@@ -144,8 +156,7 @@ def search(
     """Find the fastest of some settings in a limited time.
 
     Args:
-        measure: A function that runs a trial of a setting for some seconds and returns its images
-            per second.
+        measure: A function that runs a trial of a setting for some seconds.
         settings: The settings to try, whose numbers of readers do not matter; at least one.
         default: The setting that would be used without a search; it is tried to the end.
         seconds: How long to search: no trial begins later.
@@ -158,15 +169,12 @@ def search(
     """
     started = clock()
     state = _Search(measure, seed, lambda: clock() - started >= seconds)
-    if readers is None:
-        reference = state.candidate(default)
-        number = state.best_readers(default)
-    else:
-        reference = state.candidate(replace(default, readers=readers))
-        number = readers
+    reference = state.candidate(default if readers is None else replace(default, readers=readers))
+    with_readers = state.best_readers(default) if readers is None else reference
+    number = with_readers.setting.readers
     entrants = [replace(setting, readers=number) for setting in (default, *settings)]
-    if readers is None:  # one trial of each number may have missed that twice as many are better
-        entrants.append(replace(default, readers=2 * number))
+    if with_readers.wait_share >= MIN_WAIT_SHARE and readers is None:
+        entrants.append(replace(default, readers=2 * number))  # a trial may have missed its gain
     candidates = [state.candidate(setting) for setting in dict.fromkeys(entrants)]
     trial_seconds = HALVING_SHARE * seconds / (2 * len(candidates))
     trial_seconds = min(MAX_TRIAL_SECONDS, max(MIN_TRIAL_SECONDS, trial_seconds))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import resource
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,8 +39,6 @@ class TrialResult:
 
     counts: tuple[TrialCount, ...]
     """The images and seconds of each thread."""
-    cpu_seconds: float
-    """The processor time of the process."""
     error: str = ""
     """The sentence of an error that ended the trial; empty if there was none."""
 
@@ -83,7 +80,6 @@ def serve_trials(
             trial = connection.recv()
         except (EOFError, OSError):  # the command has ended, by whatever means
             return
-        before = resource.getrusage(resource.RUSAGE_SELF)
         error, counts = "", []
         with ThreadPoolExecutor(trial.threads, "trial") as pool:
             futures = [pool.submit(run_thread, trial, index) for index in range(trial.threads)]
@@ -92,10 +88,8 @@ def serve_trials(
                     counts.append(future.result())
                 except Exception as e:  # noqa: BLE001 - the command reports it
                     error = str(e) or type(e).__name__
-        after = resource.getrusage(resource.RUSAGE_SELF)
-        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         try:
-            connection.send(TrialResult(tuple(counts), cpu, error))
+            connection.send(TrialResult(tuple(counts), error))
         except OSError:
             return
 

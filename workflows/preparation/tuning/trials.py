@@ -33,8 +33,8 @@ class Rate:
 
     images_per_second: float
     """The images of all threads in a second."""
-    cpu_seconds_per_image: float
-    """The processor time of an image."""
+    wait_share: float
+    """The share of their time in which the threads waited for images to be read, 0 to 1."""
 
 
 class Trials:
@@ -94,10 +94,10 @@ class Trials:
         counts = [count for result in results for count in result.counts]
         # The next trial begins where the threads of this one have stopped.
         self._next_sample += max(count.images for count in counts) + 1
-        images = sum(count.images for count in counts)
         rate = sum(count.images / count.seconds for count in counts if count.seconds > 0)
-        cpu = sum(result.cpu_seconds for result in results)
-        return Rate(rate, cpu / max(1, images))
+        seconds_of_threads = sum(count.seconds for count in counts)
+        waited = sum(count.waited_seconds for count in counts)
+        return Rate(rate, waited / seconds_of_threads if seconds_of_threads else 1.0)
 
     def _result(self, connection: Connection, seconds: float) -> TrialResult:
         if not connection.poll(seconds + MAX_TRIAL_SECONDS):

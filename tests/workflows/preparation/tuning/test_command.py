@@ -92,7 +92,7 @@ def test_a_large_split_is_tuned_before_its_workers_start(
 
     def measure(self: Trials, setting: Setting, seconds: float) -> Rate:
         time.sleep(0.001)
-        return Rate(900.0 if setting == Setting(1, 2, 2) else 100.0 * setting.readers, 0.001)
+        return Rate(900.0 if setting == Setting(1, 2, 2) else 100.0 * setting.readers, 0.5)
 
     def check_workers(self: object, work: object) -> None:
         seen["workers"], seen["readers"] = self._num_workers, work.readers  # type: ignore[attr-defined]
