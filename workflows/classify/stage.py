@@ -219,16 +219,20 @@ class Classify:
         return metrics, {}
 
     @torch.no_grad()
-    def held_out_logits(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def held_out_logits(self, loader: Loader | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the scores of classes and the labels of this rank's held-out rows, in batches.
 
         The network is in evaluation mode meanwhile, and in training mode afterwards.
 
+        Args:
+            loader: The loader of the rows (default: that of the held-out split).
+
         Yields:
             (n, C) float32 and (n,) int64, on the device of the stage.
         """
-        loader = self._data.held_out
-        assert isinstance(loader, Loader)
+        if loader is None:
+            assert isinstance(self._data.held_out, Loader)
+            loader = self._data.held_out
         augment = evaluation_augment(self.options, self.classifier, loader.sizes[0])
         batches = Batches(loader, augment, self.world, ranks_on_host=self._data.ranks_on_host)
         model = self.classifier.model if self.average is None else self.average.module

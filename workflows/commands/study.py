@@ -7,6 +7,7 @@ features and word vectors, as the help text of each says.
 from workflows.commands import Command, Group
 from workflows.studies.cosine.options import CosineOptions
 from workflows.studies.cut.options import CutOptions
+from workflows.studies.fit.options import FitOptions
 from workflows.studies.gans.options import AdversarialOptions, HacksOptions, TwoChangesOptions
 from workflows.studies.neighbours.options import NeighboursOptions
 from workflows.studies.options import (
@@ -75,6 +76,11 @@ COMMAND = Group(
             (CutOptions,),
             "workflows.studies.cut.command:cut",
             "After which block of a network, pooled or not, are features worth storing?",
+        ),
+        "fit": Command(
+            (FitOptions,),
+            "workflows.studies.fit.command:fit",
+            "How should rectangular photographs become squares: cropped, padded or squished?",
         ),
     },
 )

@@ -1,0 +1,165 @@
+"""The implementation of `tesserae study fit`: it runs the study and publishes its report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from workflows.devise.words import names_of_classes
+from workflows.studies.fit import CROP, FITS
+from workflows.studies.fit.options import FitOptions
+from workflows.studies.fit.photographs import (
+    PhotographsRecord,
+    collect,
+    source_fingerprints,
+)
+from workflows.studies.fit.pretrained import PolicyHits, PretrainedStudy, open_pretrained
+from workflows.studies.fit.stores import FitStores, evaluated_images, prepare_stores
+from workflows.studies.fit.summary import (
+    QUICK_NOTE,
+    policy_line,
+    pretrained_report,
+    run_line,
+    training_report,
+)
+from workflows.studies.fit.training import QueryHits, Training, train_and_evaluate
+from workflows.studies.report import publish
+from workflows.studies.results import ResultsFolder
+from workflows.studies.runs import run_arms
+from workflows.training.precision import training_precision
+
+POLICIES_FILE = "policies.jsonl"
+"""The name of the file of evaluated policies in the folder of a study of a pretrained network."""
+HITS_FILE = "hits.jsonl"
+"""The name of the file of the images that each run recognises."""
+_FREE = frozenset({"out", "seeds", "quick", "class_names"})
+"""The options that change no result of a run."""
+_OF_TRAINING = frozenset(
+    {"train_split", "size", "validation", "network", "width", "epochs", "batch_size",
+     "learning_rate"}
+)  # fmt: skip
+"""The options that have no effect on a pretrained network."""
+
+
+def fit(options: FitOptions) -> int:
+    """Run the study, or continue it, and publish its report.
+
+    The photographs, the stores, and each finished run are kept in the folder `--out`, and not made
+    again. Torch's number of threads and its global seed are set in this process.
+
+    Args:
+        options: The source, the folder, and how networks are trained.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        TesseraeError: The source, the network or the folder cannot be used, or training diverges.
+        ValueError: An option has an invalid value.
+        KeyboardInterrupt: Ctrl-C was pressed; the message says how to continue.
+    """
+    options = options.resolved
+    torch.set_num_threads(options.threads)
+    results = ResultsFolder(options.folder, options.STUDY)
+    settings = _settings(options)
+    with results.locked():
+        results.check_settings(settings)
+        print(f"results: {results.path}")
+        if options.quick:
+            print(QUICK_NOTE, flush=True)
+        try:
+            record = collect(options, results.path)
+            if options.trunk is None:
+                _train(options, results, record, settings)
+            else:
+                _evaluate(options, options.trunk, results, record, settings)
+        except KeyboardInterrupt as e:
+            raise KeyboardInterrupt(str(e) or "Run the same command again to continue.") from None
+    return 0
+
+
+def _settings(options: FitOptions) -> dict[str, Any]:
+    """Return the settings that decide the results; seeds are none, so that they can be added."""
+    without = _FREE | (frozenset() if options.trunk is None else _OF_TRAINING)
+    settings = {name: value for name, value in options.as_dict().items() if name not in without}
+    precision = training_precision("auto", torch.device("cpu"))
+    return {
+        **settings,
+        "source_fingerprints": source_fingerprints(options),
+        "precision": str(precision).removeprefix("torch.") if options.trunk is None else "float32",
+        "torch": version("torch"),
+    }
+
+
+def _train(
+    options: FitOptions, results: ResultsFolder, record: PhotographsRecord, settings: dict[str, Any]
+) -> None:
+    stores = prepare_stores(results.path, dict.fromkeys(FITS, (options.size,)), train=True)
+    data = Training(options, stores, evaluated_images(stores))
+    data.check()
+
+    def run(arm: str, seed: int) -> Mapping[str, float]:
+        metrics, recognised = train_and_evaluate(data, arm, seed)
+        # Before the run is recorded: a command that is killed between the two repeats the run.
+        for hits in recognised:
+            results.append(hits, HITS_FILE)
+        return metrics
+
+    seeds = range(options.seeds)
+    runs = run_arms(results, FITS, seeds, run, title="training", line=run_line)
+    report = training_report(
+        runs,
+        results.records(QueryHits, HITS_FILE),
+        data.images,
+        record,
+        options,
+        settings,
+        num_unreadable=stores.num_unreadable,
+    )
+    publish(report, results.path)
+
+
+def _evaluate(
+    options: FitOptions,
+    trunk: str,
+    results: ResultsFolder,
+    record: PhotographsRecord,
+    settings: dict[str, Any],
+) -> None:
+    classes = record.classes
+    if options.class_names is not None:
+        classes = names_of_classes(classes, options.class_names)
+    study = open_pretrained(trunk, classes)
+    sizes = {fit: [study.size] for fit in FITS}
+    if study.own_side > study.size:
+        sizes[CROP] = [study.size, study.own_side]
+    stores = prepare_stores(results.path, sizes, train=False)
+    images = study.evaluated(evaluated_images(stores))
+    hits = _policies(study, stores, results)
+    report = pretrained_report(
+        hits,
+        images,
+        record,
+        options,
+        settings,
+        size=study.size,
+        own_side=study.own_side,
+        num_unreadable=stores.num_unreadable,
+    )
+    publish(report, results.path)
+
+
+def _policies(
+    study: PretrainedStudy, stores: FitStores, results: ResultsFolder
+) -> dict[str, PolicyHits]:
+    """Evaluate what is not evaluated yet, and return the recognised images by policy."""
+    recorded = {hits.policy: hits for hits in results.records(PolicyHits, POLICIES_FILE)}
+    for policy in study.policies:
+        if policy not in recorded:
+            recorded[policy] = study.evaluate(stores, policy)
+            results.append(recorded[policy], POLICIES_FILE)
+        print(policy_line(recorded[policy]), flush=True)
+    return {policy: recorded[policy] for policy in study.policies}

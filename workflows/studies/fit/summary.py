@@ -1,0 +1,491 @@
+"""The tables, figures and answers of the study."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workflows.classify.evaluation import wilson_interval
+from workflows.classify.stage import TOP
+from workflows.reports.figures import Estimate, Figure, Point, interval_figure, point_figure
+from workflows.reports.table import Table
+from workflows.studies.arm_tables import (
+    Metric,
+    arm_table,
+    conclusions,
+    difference_of,
+    interval_of,
+)
+from workflows.studies.fit import CROP, FITS, SQUISH
+from workflows.studies.fit.options import FitOptions
+from workflows.studies.fit.paired import PairedDifference, paired_difference
+from workflows.studies.fit.photographs import MIN_SQUARES, PhotographsRecord
+from workflows.studies.fit.pretrained import OWN, PolicyHits
+from workflows.studies.fit.shapes import SHAPES, elongation, fit_costs, shape_of
+from workflows.studies.fit.stores import EvaluatedImages
+from workflows.studies.fit.training import QueryHits, mask_of, metric_name
+from workflows.studies.intervals import confidence_interval
+from workflows.studies.report import StudyReport
+from workflows.studies.runs import StudyRun
+from workflows.terminal.formatting import counted, seconds_text
+
+QUESTION = (
+    "How should rectangular photographs become squares, for training and for the images that are"
+    " asked about: cropped, padded or squished?"
+)
+QUICK_NOTE = (
+    "This was a quick study: it shows that the command works, and its figures answer nothing."
+)
+TOP1 = Metric(name="top-1", heading="top-1", percent=True, higher_is_better=True)
+TOP5 = Metric(name="top-5", heading="top-5", percent=True, higher_is_better=True)
+
+
+def cell_name(trained: str, query: str) -> str:
+    """Return the name of a pair of fits, such as `train crop, query pad`.
+
+    Args:
+        trained: The fit of the training images.
+        query: The fit of the evaluated images.
+    """
+    return f"train {trained}, query {query}"
+
+
+BASE = cell_name(CROP, CROP)
+"""The pair that all others are compared with."""
+NOTEBOOK = cell_name(CROP, SQUISH)
+"""The pair of the notebook of 2017: its index is cropped, and its query is squished."""
+CELLS = tuple(cell_name(trained, query) for trained in FITS for query in FITS)
+"""The names of all pairs."""
+
+
+def cells_of(runs: Sequence[StudyRun]) -> list[StudyRun]:
+    """Return the metrics of each pair of fits as a run of its own, whose arm is the pair.
+
+    Args:
+        runs: The finished runs, whose arms are the fits of the training images.
+    """
+    return [
+        StudyRun(
+            arm=cell_name(run.arm, query),
+            seed=run.seed,
+            metrics={
+                name: run.metrics[full]
+                for name, full in _metric_names(query).items()
+                if full in run.metrics
+            },
+            seconds=run.seconds,
+        )
+        for run in runs
+        for query in FITS
+    ]
+
+
+def _metric_names(query: str) -> dict[str, str]:
+    names = {"top-1": metric_name(query), "top-5": metric_name(query, top=TOP)}
+    return names | {shape: metric_name(query, shape=shape) for shape in SHAPES}
+
+
+def run_line(run: StudyRun) -> str:
+    """Return the line of a finished run.
+
+    Args:
+        run: The run.
+    """
+    accuracies = "  ".join(f"{query} {run.metrics[metric_name(query)]:>6.1%}" for query in FITS)
+    return (
+        f"seed {run.seed:<3} train {run.arm:<7} top-1 by query: {accuracies} "
+        f" {seconds_text(run.seconds)}"
+    )
+
+
+# --- new networks ---------------------------------------------------------------------------------
+
+
+def training_report(
+    runs: Sequence[StudyRun],
+    hits: Sequence[QueryHits],
+    images: EvaluatedImages,
+    record: PhotographsRecord,
+    options: FitOptions,
+    settings: Mapping[str, Any],
+    *,
+    num_unreadable: int = 0,
+) -> StudyReport:
+    """Return the report of new networks.
+
+    Args:
+        runs: The finished runs, whose arms are the fits of the training images.
+        hits: The recognised images of each run and query; those of other runs are left out.
+        images: The evaluated images.
+        record: The record of the photographs, with their numbers and classes.
+        options: The options of the study.
+        settings: The settings of the folder.
+        num_unreadable: The number of images that were left out, as they cannot be decoded.
+    """
+    cells = cells_of(runs)
+    finished = {(run.arm, run.seed) for run in runs}
+    shares = _recognised_shares([each for each in hits if (each.arm, each.seed) in finished])
+    tables = [_cross_table(cells), _difference_table(cells, shares), _shape_table(cells)]
+    if any("top-5" in cell.metrics for cell in cells):
+        tables.append(arm_table("Top-5 accuracy", cells, CELLS, [TOP5], base=BASE))
+    tables += [_cost_table(images)]
+    return StudyReport(
+        title="Crop, pad or squish",
+        question=QUESTION,
+        answers=[*_quick_notes(options), *_training_answers(cells, shares)],
+        tables=tables,
+        figures=dict(_training_figures(cells, images)),
+        notes=[
+            *_training_notes(images, record, options),
+            *_unreadable_notes(num_unreadable),
+        ],
+        settings=settings,
+    )
+
+
+def _cross_table(cells: Sequence[StudyRun]) -> Table:
+    rows = []
+    for trained in FITS:
+        means = (interval_of(cells, cell_name(trained, query), TOP1.name) for query in FITS)
+        rows.append([trained, *("-" if mean is None else TOP1.text(mean) for mean in means)])
+    columns = ["trained on", *(f"query {query}" for query in FITS)]
+    title = "Top-1 accuracy in %, with 95 % intervals over seeds"
+    return Table(title, columns, rows, text_columns=("trained on",))
+
+
+def _recognised_shares(hits: Sequence[QueryHits]) -> dict[str, NDArray[np.float64]]:
+    """Return the share of the seeds that recognise each image, (n,), by the name of the pair."""
+    # A run that was killed before it was recorded has left hits, which the repeated run equals.
+    latest = {(each.arm, each.query, each.seed): each.bits for each in hits}
+    of_pairs: dict[str, list[NDArray[np.bool_]]] = {}
+    for (trained, query, _), bits in latest.items():
+        of_pairs.setdefault(cell_name(trained, query), []).append(mask_of(bits))
+    return {name: np.mean(masks, axis=0) for name, masks in of_pairs.items()}
+
+
+def _difference_table(
+    cells: Sequence[StudyRun], shares: Mapping[str, NDArray[np.float64]]
+) -> Table:
+    rows = []
+    for trained in FITS:
+        matched = cell_name(trained, trained)
+        for query in FITS:
+            name = cell_name(trained, query)
+            row = [f"{name} (the notebook's mix)" if name == NOTEBOOK else name]
+            for base in (BASE, matched):
+                row += ["", ""] if name == base else _difference_cells(cells, shares, name, base)
+            rows.append(row)
+    columns = ["arm", f"to {BASE}", "over images", "to its own query", "over images "]
+    title = (
+        "Differences in top-1 accuracy, in points, with intervals over seeds, and over images of"
+        " the mean over seeds"
+    )
+    return Table(title, columns, rows, text_columns=("arm",))
+
+
+def _difference_cells(
+    cells: Sequence[StudyRun], shares: Mapping[str, NDArray[np.float64]], name: str, base: str
+) -> list[str]:
+    over_seeds = difference_of(cells, name, base, TOP1.name)
+    if over_seeds is None or name not in shares or base not in shares:
+        return ["-", "-"]
+    low, high = confidence_interval((shares[name] - shares[base]).tolist())
+    return [TOP1.difference_text(over_seeds), f"({100 * low:+.1f} to {100 * high:+.1f})"]
+
+
+def _shape_table(cells: Sequence[StudyRun]) -> Table:
+    metrics = [Metric(name=shape, heading=shape, percent=True) for shape in SHAPES]
+    title = "Top-1 accuracy by the ratio of the longer side to the shorter one"
+    return arm_table(title, cells, CELLS, metrics)
+
+
+def _cost_table(images: EvaluatedImages) -> Table:
+    costs = fit_costs(elongation(images.widths, images.heights))
+    rows = [
+        [fit, f"{cost.lost:.1%}", f"{cost.empty:.1%}", f"{cost.stretch:.2f}", f"{cost.scale:.0%}"]
+        for fit, cost in costs.items()
+    ]
+    columns = ["fit", "pixels lost", "square left empty", "stretched by", "scale of the short side"]
+    title = f"What a fit does to the {len(images.labels):,} evaluated images, on average"
+    return Table(title, columns, rows, text_columns=("fit",))
+
+
+def _training_answers(
+    cells: Sequence[StudyRun], shares: Mapping[str, NDArray[np.float64]]
+) -> Iterator[str]:
+    def answers(trained: str, query: str, base: str) -> Iterator[str]:
+        name = cell_name(trained, query)
+        for line in conclusions(cells, [name], TOP1, base=base):
+            over_images = _difference_cells(cells, shares, name, base)[1]
+            yield f"{line}; over images {over_images}"
+
+    for fit in FITS:
+        yield from answers(fit, fit, BASE)
+    for line in answers(CROP, SQUISH, BASE):
+        yield f"The notebook's mix: {line}"
+    for trained in FITS:
+        for query in FITS:
+            # The mix of the notebook has its sentence already.
+            if query != trained and cell_name(trained, query) != NOTEBOOK:
+                yield from answers(trained, query, cell_name(trained, trained))
+
+
+def _training_figures(
+    cells: Sequence[StudyRun], images: EvaluatedImages
+) -> Iterator[tuple[str, Figure]]:
+    estimates = list(_difference_estimates(cells))
+    if estimates:
+        title = f"Top-1 less that of {BASE}"
+        yield "differences", interval_figure(title, estimates, across="points", reference=0)
+    ratios = elongation(images.widths, images.heights)
+    shapes = shape_of(ratios)
+    centres = {
+        name: float(ratios[shapes == index].mean())
+        for index, name in enumerate(SHAPES)
+        if (shapes == index).any()
+    }
+    pairs = [*((fit, fit) for fit in FITS), (CROP, SQUISH)]
+    names = [cell_name(trained, query) for trained, query in pairs]
+    series = {name: list(_shape_points(cells, name, centres)) for name in names}
+    if any(series.values()):
+        yield (
+            "shapes",
+            point_figure(
+                "Top-1 by shape",
+                series,
+                across="longer side / shorter side, mean of the images",
+                upwards="top-1 accuracy, %",
+                joined=True,
+            ),
+        )
+
+
+def _difference_estimates(cells: Sequence[StudyRun]) -> Iterator[Estimate]:
+    for trained in FITS:
+        for query in FITS:
+            name = cell_name(trained, query)
+            difference = difference_of(cells, name, BASE, TOP1.name) if name != BASE else None
+            if difference is not None:
+                yield Estimate(
+                    label=name,
+                    value=100 * difference.mean,
+                    low=100 * difference.low,
+                    high=100 * difference.high,
+                    series=f"trained on {trained}",
+                )
+
+
+def _shape_points(
+    cells: Sequence[StudyRun], name: str, centres: Mapping[str, float]
+) -> Iterator[Point]:
+    for shape, centre in centres.items():
+        mean = interval_of(cells, name, shape)
+        if mean is not None:
+            yield Point(x=centre, y=100 * mean.mean, low=100 * mean.low, high=100 * mean.high)
+
+
+def _training_notes(
+    images: EvaluatedImages, record: PhotographsRecord, options: FitOptions
+) -> Iterator[str]:
+    labels = images.labels
+    chance = float(np.bincount(labels).max() / len(labels))
+    yield (
+        f"{record.num_train:,} training and {len(labels):,} evaluated images of"
+        f" {len(record.classes):,} classes; chance, the share of the largest class, is"
+        f" {chance:.1%}."
+    )
+    yield from _rectangle_notes(record)
+    yield (
+        "Each seed trains a network on each fit from the same initial weights, with the same images"
+        " in the same order and the same mirror images and shifts; it keeps scale and aspect ratio."
+    )
+    yield (
+        "Intervals are Student's t. Those over seeds cover the randomness of training, for these"
+        " evaluated images; those over images are of the mean over these seeds, paired by image,"
+        " and cover the choice of the images. Count a difference only if both exclude 0."
+    )
+    if options.validation:
+        yield (
+            "A fifth of the training images was evaluated and the others were trained on; the"
+            " held-out split was not read."
+        )
+    else:
+        yield (
+            f"Evaluated images are those of split {record.evaluated}, which chose no setting:"
+            " epochs and learning rate were fixed before, the same for all fits."
+        )
+    yield f"The control is the shape {SHAPES[0]}, which every fit changes least."
+
+
+def _rectangle_notes(record: PhotographsRecord) -> Iterator[str]:
+    if record.cut:
+        yield (
+            "The rectangles are artificial: one was cut out of each image, with an aspect ratio"
+            " log-uniform between 1:2 and 2:1 and a position drawn from its key, the same for all"
+            " fits. Photographers put their subject into the frame; such a cut does not."
+        )
+    else:
+        yield f"Images are used as they are; {record.squares:.0%} of the examined ones are squares."
+        if record.squares >= MIN_SQUARES:
+            yield "All fits are equal for squares: pass --rectangles cut, and another --out."
+
+
+def _unreadable_notes(num_unreadable: int) -> Iterator[str]:
+    if num_unreadable:
+        yield f"{counted(num_unreadable, 'image')} that cannot be decoded: left out for all fits."
+
+
+def _quick_notes(options: FitOptions) -> list[str]:
+    return [QUICK_NOTE] if options.quick else []
+
+
+# --- a pretrained network -------------------------------------------------------------------------
+
+
+def pretrained_report(
+    hits: Mapping[str, PolicyHits],
+    images: EvaluatedImages,
+    record: PhotographsRecord,
+    options: FitOptions,
+    settings: Mapping[str, Any],
+    *,
+    size: int,
+    own_side: int,
+    num_unreadable: int = 0,
+) -> StudyReport:
+    """Return the report of a pretrained network.
+
+    Args:
+        hits: The recognised images by policy.
+        images: The evaluated images, those of classes that the network knows.
+        record: The record of the photographs, with their numbers and classes.
+        options: The options of the study.
+        settings: The settings of the folder.
+        size: The side of the images that the network takes, in pixels.
+        own_side: The side to which its own preprocessing scales the short side, in pixels.
+        num_unreadable: The number of images that were left out, as they cannot be decoded.
+    """
+    top1, top5 = ({name: each.hits(top=top) for name, each in hits.items()} for top in (1, TOP))
+    differences = {name: paired_difference(top1[name], top1[CROP]) for name in hits if name != CROP}
+    rows = []
+    for name in hits:
+        difference = differences.get(name)
+        rows.append(
+            [
+                name,
+                _share_text(top1[name]),
+                "" if difference is None else _difference_text(difference),
+                "" if difference is None else f"{difference.gained} / {difference.lost}",
+                "" if difference is None else f"{difference.p_value:.2g}",
+                _share_text(top5[name]),
+            ]
+        )
+    table = Table(
+        "Accuracy in %, with 95 % intervals over images",
+        ["policy", "top-1", "difference to crop, points", "gained / lost", "McNemar p", "top-5"],
+        rows,
+        text_columns=("policy",),
+    )
+    return StudyReport(
+        title="Crop, pad or squish: a pretrained network",
+        question=QUESTION,
+        answers=[
+            *_quick_notes(options),
+            *(_answer(name, difference) for name, difference in differences.items()),
+        ],
+        tables=[table, _pretrained_shape_table(top1, images), _cost_table(images)],
+        figures={
+            "differences": interval_figure(
+                "Top-1 less that of crop",
+                [
+                    Estimate(label=name, value=100 * d.mean, low=100 * d.low, high=100 * d.high)
+                    for name, d in differences.items()
+                ],
+                across="points",
+                reference=0,
+            )
+        },
+        notes=[
+            *_pretrained_notes(images, record, size, own_side),
+            *_unreadable_notes(num_unreadable),
+        ],
+        settings=settings,
+    )
+
+
+def policy_line(hits: PolicyHits) -> str:
+    """Return the line of an evaluated policy.
+
+    Args:
+        hits: The recognised images.
+    """
+    return (
+        f"{hits.policy:<14} top-1 {hits.hits().mean():.1%}  top-5 {hits.hits(top=TOP).mean():.1%}"
+    )
+
+
+def _share_text(hits: Any) -> str:
+    low, high = wilson_interval(int(hits.sum()), len(hits))
+    return f"{100 * hits.mean():.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def _difference_text(difference: PairedDifference) -> str:
+    return (
+        f"{100 * difference.mean:+.1f} ({100 * difference.low:+.1f} to"
+        f" {100 * difference.high:+.1f})"
+    )
+
+
+def _answer(name: str, difference: PairedDifference) -> str:
+    verdict = "no difference seen"
+    if difference.excludes_zero:
+        verdict = "better" if difference.mean > 0 else "worse"
+    return f"{name}, top-1 less that of {CROP}: {_difference_text(difference)} points: {verdict}"
+
+
+def _pretrained_shape_table(top1: Mapping[str, Any], images: EvaluatedImages) -> Table:
+    shapes = shape_of(elongation(images.widths, images.heights))
+    counts = [int((shapes == index).sum()) for index in range(len(SHAPES))]
+    rows = [
+        [
+            name,
+            *(
+                _share_text(hits[shapes == index]) if counts[index] else "-"
+                for index in range(len(SHAPES))
+            ),
+        ]
+        for name, hits in top1.items()
+    ]
+    columns = ["policy", *(f"{s} ({counted(n, 'image')})"
+                           for s, n in zip(SHAPES, counts, strict=True))]  # fmt: skip
+    title = "Top-1 accuracy in % by the ratio of the longer side to the shorter one"
+    return Table(title, columns, rows, text_columns=("policy",))
+
+
+def _pretrained_notes(
+    images: EvaluatedImages, record: PhotographsRecord, size: int, own_side: int
+) -> Iterator[str]:
+    num_known = len(np.unique(images.labels))
+    yield (
+        f"{len(images.labels):,} images of {num_known:,} classes that the network knows by their"
+        f" names, of {record.num_evaluated:,} of {len(record.classes):,} classes; the highest score"
+        " is that among all classes of the network. Nothing was trained or chosen."
+    )
+    yield from _rectangle_notes(record)
+    yield f"Squares have {size} px, the network's input."
+    if own_side > size:
+        yield (
+            f"{OWN} scales the short side to {own_side} px and cuts the central {size} px: the"
+            " preprocessing that the network was trained for."
+        )
+    yield (
+        "Intervals: Wilson's for shares, and the bootstrap over images for differences, which are"
+        " paired by image; McNemar's test is exact."
+    )
+    yield (
+        f"Images of split {record.evaluated} may be among those that the network was trained on:"
+        " then its accuracy is too high, and differences may be too small."
+    )
