@@ -178,7 +178,7 @@ def _difference_table(
             for base in (BASE, matched):
                 row += ["", ""] if name == base else _difference_cells(cells, shares, name, base)
             rows.append(row)
-    columns = ["arm", f"to {BASE}", "over images", "to its own query", "over images "]
+    columns = ["arm", f"to {BASE}", "over images", "to its own query", "own query, over images"]
     title = (
         "Differences in top-1 accuracy, in points, with intervals over seeds, and over images of"
         " the mean over seeds"
