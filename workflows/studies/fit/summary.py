@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -149,7 +150,7 @@ def training_report(
 def _cross_table(cells: Sequence[StudyRun]) -> Table:
     rows = []
     for trained in FITS:
-        means = (interval_of(cells, cell_name(trained, query), TOP1.name) for query in FITS)
+        means = (interval_of(cells, cell_name(trained, query), TOP1) for query in FITS)
         rows.append([trained, *("-" if mean is None else TOP1.text(mean) for mean in means)])
     columns = ["trained on", *(f"query {query}" for query in FITS)]
     title = "Top-1 accuracy in %, with 95 % intervals over seeds"
@@ -282,7 +283,7 @@ def _shape_points(
     cells: Sequence[StudyRun], name: str, centres: Mapping[str, float]
 ) -> Iterator[Point]:
     for shape, centre in centres.items():
-        mean = interval_of(cells, name, shape)
+        mean = interval_of(cells, name, replace(TOP1, name=shape))
         if mean is not None:
             yield Point(x=centre, y=100 * mean.mean, low=100 * mean.low, high=100 * mean.high)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from workflows.reports.figures import Estimate, Figure, interval_figure
@@ -20,6 +21,14 @@ RESIZE = Metric(name="resize_ms", heading="resize, ms", decimals=2, is_rate=True
 LOCK = Metric(name="lock_share", heading="lock held", percent=True, is_rate=True)
 MEMORY = Metric(name="memory_bytes", heading="memory")
 MEGABYTE = 1e6
+BESIDE = MappingProxyType(
+    {
+        "processes": "processes-kept",
+        "dask-threads": "threads",
+        "dask-processes": "processes-kept",
+    }
+)
+"""The way that each of these is compared with, to see what it costs."""
 LESSON_IMAGES = 2_000
 """The number of images of the timings of the lesson."""
 LESSON_SECONDS = {
@@ -154,13 +163,13 @@ def _text(runs: Sequence[StudyRun], arm: ParallelArm, metric: Metric) -> str:
 
 
 def _ratio_sentence(subject: str, ratio: MeanInterval | None, *, than: str) -> str:
+    beside = f"{subject}, beside {than}: "
     if ratio is None:
-        return f"{subject} was not measured beside {than}."
+        return f"{beside}not measured."
     if not ratio.has_interval:
-        return f"{subject} is {ratio.mean:.2f} times as fast as {than}; one round has no interval."
-    if ratio.low <= 1 <= ratio.high:
-        return f"{subject} and {than}: no difference seen, {ratio_text(ratio)} times as fast."
-    return f"{subject} is {ratio_text(ratio)} times as fast as {than}."
+        return f"{beside}{ratio.mean:.2f} times as fast; one round has no interval."
+    seen = "no difference seen, " if ratio.low <= 1 <= ratio.high else ""
+    return f"{beside}{seen}{ratio_text(ratio)} times as fast."
 
 
 def _library_answers(runs: Sequence[StudyRun], arms: Sequence[ParallelArm]) -> Iterator[str]:
@@ -168,11 +177,11 @@ def _library_answers(runs: Sequence[StudyRun], arms: Sequence[ParallelArm]) -> I
     stock, simd = by_library.get("Pillow"), by_library.get("Pillow-SIMD")
     if stock is not None and simd is not None:
         resize = ratio_of(runs, stock.name, simd.name, RESIZE.name)
-        yield _ratio_sentence("Resizing with Pillow-SIMD", resize, than="with Pillow")
+        yield _ratio_sentence("Resizing with Pillow-SIMD", resize, than="Pillow")
         decode = ratio_of(runs, stock.name, simd.name, DECODE.name)
-        yield _ratio_sentence("Decoding with Pillow-SIMD", decode, than="with Pillow")
+        yield _ratio_sentence("Decoding with Pillow-SIMD", decode, than="Pillow")
         whole = ratio_of(runs, simd.name, stock.name, RATE.name)
-        yield _ratio_sentence("A whole image with Pillow-SIMD", whole, than="with Pillow")
+        yield _ratio_sentence("A whole image with Pillow-SIMD", whole, than="Pillow")
         bound = _bound(runs, stock)
         yield (
             f"Resizing that took no time at all would make Pillow {bound:.2f} times as fast: the"
@@ -182,9 +191,7 @@ def _library_answers(runs: Sequence[StudyRun], arms: Sequence[ParallelArm]) -> I
         if arm.decoder == "simplejpeg" and arm.interpreter.pillow in by_library:
             plain = by_library[arm.interpreter.pillow]
             decode = ratio_of(runs, plain.name, arm.name, DECODE.name)
-            yield _ratio_sentence(
-                f"Decoding with {arm.library}", decode, than=f"with {plain.library}"
-            )
+            yield _ratio_sentence(f"Decoding with {arm.library}", decode, than=plain.library)
 
 
 def _bound(runs: Sequence[StudyRun], arm: ParallelArm) -> float:
@@ -205,7 +212,7 @@ def _way_answers(runs: Sequence[StudyRun], arms: Sequence[ParallelArm]) -> Itera
             if threads is not None and processes is not None:
                 ratio = ratio_of(runs, threads.name, processes.name, RATE.name)
                 yield _ratio_sentence(
-                    f"{number} threads", ratio, than=f"{number} processes that keep pixels, {text}"
+                    f"{number} threads, {text}", ratio, than=f"{number} processes that keep pixels"
                 )
         yield from _number_answers(runs, chosen, numbers, text)
     yield from _cost_answers(runs, arms)
@@ -223,7 +230,7 @@ def _number_answers(
         if len(ends) > 1:
             ratio = ratio_of(runs, ends[-1].name, ends[0].name, RATE.name)
             yield _ratio_sentence(
-                f"{ends[-1].way_text}, {text},", ratio, than=f"{ends[0].workers} of them"
+                f"{ends[-1].way_text}, {text}", ratio, than=f"{ends[0].workers} of them"
             )
 
 
@@ -234,8 +241,8 @@ def _cost_answers(runs: Sequence[StudyRun], arms: Sequence[ParallelArm]) -> Iter
         beside = plain.get((arm.way, arm.workers))
         if arm.buffers and beside is not None:
             ratio = ratio_of(runs, arm.name, beside.name, RATE.name)
-            yield _ratio_sentence(f"{arm.way_text}", ratio, than="without them")
-        pool = {"dask-threads": "threads", "dask-processes": "processes-kept"}.get(arm.way)
+            yield _ratio_sentence(f"{arm.way_text}", ratio, than="the same without them")
+        pool = BESIDE.get(arm.way)
         beside = plain.get((pool or "", arm.workers))
         if beside is not None and arm.workers == min(n for way, n in plain if way == arm.way):
             ratio = ratio_of(runs, arm.name, beside.name, RATE.name)
