@@ -77,7 +77,7 @@ def _signals() -> Iterator[None]:
 
 WRONG = {
     # the command and its words
-    "frobnicate": "'frobnicate' is not a command: expected one of prepare, verify",
+    "frobnicate": "'frobnicate' is not a command: expected one of prepare, tune",
     "--frobnicate": "'--frobnicate' is not a command",
     "prepare": "required: SOURCE, STORE. See `tesserae prepare --help`",
     "prepare src": "required: STORE",

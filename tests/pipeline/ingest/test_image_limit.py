@@ -210,7 +210,7 @@ def test_groups_contain_every_sample_once_and_are_limited_in_bytes(
 ) -> None:
     """All but the last sample of a group have fewer bytes than the limit of a group."""
     samples = [Sample(n, "", 0, size, "", None, None) for n, size in enumerate(sizes)]
-    groups = list(_groups_of_samples(samples, limit))
+    groups = list(_groups_of_samples(samples, limit, GROUP))
     assert [sample for group in groups for sample in group] == samples
     for group in groups:
         assert 1 <= len(group) <= GROUP
