@@ -110,6 +110,7 @@ after_import("pipeline.ingest.shard_task", counted)
 """
 
 
+@pytest.mark.slow
 def test_a_lost_worker_repeats_one_shard_per_thread(
     tmp_path: Path, small_source: Path, expected_few: dict[str, bytes]
 ) -> None:

@@ -122,6 +122,7 @@ def test_a_stopped_command_leaves_no_process_on_hosts(
     assert run(*words, scratch=tmp_path, PATH=sshd.path).status == 0
 
 
+@pytest.mark.slow
 def test_a_lost_host_is_connected_again(sshd: Sshd, tmp_path: Path) -> None:
     """The processes of the broken connection end, and the command reports the loss."""
     from cluster import ssh

@@ -78,7 +78,13 @@ def step_of(folder: Path) -> int:
     return max((json.loads(line)["step"] for line in lines[:-1]), default=0)
 
 
-@pytest.mark.parametrize("rows", [(), ("--encoded", "jpeg:24@90")], ids=["squares", "encoded"])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        pytest.param((), id="squares"),
+        pytest.param(("--encoded", "jpeg:24@90"), id="encoded", marks=pytest.mark.slow),
+    ],
+)
 def test_train_with_data_prepares_and_trains(tmp_path: Path, rows: tuple[str, ...]) -> None:
     """The command prepares, trains during the rest of preparation, and names the samples."""
     for split in ("train", "val"):

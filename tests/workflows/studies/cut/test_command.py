@@ -49,6 +49,7 @@ def test_a_study_ends_with_a_report(finished: Path) -> None:
     assert "chance" in page
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_continues_to_the_same_figures(
     files: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +109,7 @@ def test_unseen_classes_are_new_to_the_network(files: Path, tmp_path: Path) -> N
     assert not few.data[network.name].unseen_are_new  # two of six would have to remain
 
 
+@pytest.mark.slow
 def test_the_probe_can_have_a_store_of_its_own(files: Path, tmp_path: Path) -> None:
     """Its images are those of the other store; DeViSE's and the bytes are not."""
     other = tmp_path / "other"

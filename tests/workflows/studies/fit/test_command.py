@@ -33,6 +33,7 @@ def metrics_of(out: Path) -> dict[tuple[str, int], Mapping[str, float]]:
     return {(line["arm"], line["seed"]): line["metrics"] for line in lines}
 
 
+@pytest.mark.slow
 def test_a_study_ends_with_a_report_and_continues_with_equal_figures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,6 +117,7 @@ def test_a_run_depends_on_its_seed_alone() -> None:
         assert run_recipe(recipe, images, comparison, SIZE, seed=4).metrics != first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tip", hacks.TIPS, ids=lambda tip: tip.arm)
 def test_each_tip_changes_the_run(tip: hacks.Tip) -> None:
     """Every arm trains, stays finite, and gives other samples than the base of the same seed."""
@@ -202,6 +203,7 @@ def test_the_saturating_loss_has_a_gradient_that_vanishes() -> None:
     assert slopes == pytest.approx([-math.exp(-10), -1], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_training_that_diverges_is_a_result() -> None:
     """It has no metrics but the fact."""
     images = small_images()
@@ -303,6 +305,7 @@ def test_options_that_cannot_end_well_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_goes_on_with_equal_figures(
     store: str,
     tmp_path: Path,
