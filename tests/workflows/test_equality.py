@@ -77,6 +77,7 @@ def test_any_number_of_workers_gives_the_same_store(
     assert prepared(source, tmp_path / "store", *words) == expected
 
 
+@pytest.mark.slow
 def test_several_runs_give_the_same_store_as_one(
     tmp_path: Path, expected: dict[str, bytes]
 ) -> None:

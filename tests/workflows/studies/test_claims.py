@@ -14,6 +14,7 @@ from workflows.studies.options import DigitsOptions, GaussiansOptions
 from workflows.wgan.options import WganOptions
 
 
+@pytest.mark.slow
 def test_modes_and_near_points_of_known_sets_are_counted() -> None:
     """The data set covers all modes, and single points cover at most their own."""
     metrics = gaussians.measure_points(gaussians.draw_points(20_000, ("test",)))
