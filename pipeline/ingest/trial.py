@@ -68,7 +68,7 @@ class TrialCount:
     images: int
     """The number of images, those that could not be decoded included."""
     seconds: float
-    """The seconds that they took, without those until every reader had read a group."""
+    """The seconds that they took, without those of the first round of the readers."""
     waited_seconds: float = 0.0
     """The part of these seconds in which the thread waited for an image to be read."""
 
@@ -83,10 +83,10 @@ def run_trial(
     seconds: float,
     stop: Event,
 ) -> TrialCount:
-    """Prepare images in this thread until the time is over, at a whole group of images.
+    """Prepare images in this thread until the time is over.
 
-    The first groups, one of each reader, are not counted: they arrive together, after a time in
-    which nothing else is done.
+    Readers of a slow source deliver their groups together, so whole rounds are counted, a group of
+    each reader. The first round is not: nothing else is done before it arrives.
 
     Args:
         work: The work on each image.
@@ -94,20 +94,20 @@ def run_trial(
         objects: The objects of the store, whose `begin` was called; None: nothing is written.
         name: A name for the written objects, which no other thread uses.
         readers: The number of threads that read ahead.
-        seconds: How long to go on after the first groups.
+        seconds: How long to go on after the first round, at least; the last one is completed.
         stop: An event that ends the trial early.
 
     Returns:
         The number of images, the seconds that they took and the part of these that was waited for
-        readers; no images if it was stopped during the first groups.
+        readers; no images if it was stopped early, or if the samples have ended.
 
     Raises:
         ReadError: An image could not be read.
         StoreError: The disk of the store cannot be written to.
     """
     formats = [row_format(array) for array in work.arrays]
-    uncounted = max(MIN_DEPTH, readers) * GROUP
-    count, started, ended, waited = 0, 0.0, 0.0, 0.0
+    round_images = max(MIN_DEPTH, readers) * GROUP
+    count, started, waited = 0, 0.0, 0.0
     with ExitStack() as stack:
         reader = _ColdReader(work.root) if work.is_cold else SourceReader(work.root)
         images = stack.enter_context(
@@ -124,9 +124,9 @@ def run_trial(
             )
         )
         sink = stack.enter_context(_Sink(work, objects, name))
-        asked = time.perf_counter()
+        free_since = time.perf_counter()
         for data in images:
-            waited += time.perf_counter() - asked
+            waited += time.perf_counter() - free_since
             rows: Sequence[Row] = ()
             if not isinstance(data, Unread):
                 with suppress(DecodeError):
@@ -135,14 +135,16 @@ def run_trial(
                     )
             sink.append(rows)
             count += 1
-            asked = ended = time.perf_counter()
-            if count == uncounted:
-                started, waited = ended, 0.0
-            is_over = stop.is_set() or (count > uncounted and ended - started >= seconds)
-            if count % GROUP == 0 and count >= uncounted and is_over:
+            free_since = time.perf_counter()
+            if count == round_images:
+                started, waited = free_since, 0.0
+            elif count % round_images == 0:
+                elapsed = free_since - started
+                if elapsed >= seconds:
+                    return TrialCount(count - round_images, elapsed, waited)
+            if stop.is_set():
                 break
-    counted = count // GROUP * GROUP - uncounted
-    return TrialCount(counted, ended - started, waited) if counted > 0 else TrialCount(0, 0.0)
+    return TrialCount(0, 0.0)
 
 
 def cached_share(root: str, samples: Sequence[Sample]) -> float:
@@ -189,7 +191,7 @@ class _ColdReader(SourceReader):
 
 
 class _Sink:
-    """What a trial writes: shard objects on the disk of the store, which are never finished."""
+    """A writer of shard objects on the disk of the store, which are never finished."""
 
     def __init__(self, work: TrialWork, objects: Objects | None, name: str) -> None:
         self._work = work

@@ -28,7 +28,7 @@ from workflows.cluster_kinds import CommandCluster
 from workflows.dashboard.preview import ShardPreview
 from workflows.dashboard.publisher import Publisher
 from workflows.preparation import spooling
-from workflows.preparation.options import AUTO_WORKERS, PrepareOptions
+from workflows.preparation.options import PrepareOptions
 from workflows.preparation.plans import (
     OpenSplit,
     Plans,
@@ -39,7 +39,7 @@ from workflows.preparation.plans import (
     resolve_plans,
     resolve_splits,
 )
-from workflows.preparation.tuning.command import tune_for_split
+from workflows.preparation.tuning.command import Tuner
 from workflows.preparation.worker_memory import worker_bytes
 from workflows.reports.class_lines import unreadable_class_lines
 from workflows.reports.quarantine import Reason, examples, quarantined_reasons
@@ -174,12 +174,19 @@ def prepare(options: PrepareOptions) -> dict[str, RunReport]:
     with cluster_kinds.cluster_of(options) as cluster:
         cluster.connect_if_remote()
         plans = plan_splits(options, cluster) if len(options.split) > 1 else None
-        runs = {split: prepare_split(options, split, cluster, plans) for split in options.split}
+        tuner = Tuner()
+        runs = {
+            split: prepare_split(options, split, cluster, plans, tuner) for split in options.split
+        }
     return {split: run for split, run in runs.items() if run.num_rows}
 
 
 def prepare_split(
-    options: PrepareOptions, split: str, cluster: CommandCluster, plans: Plans | None = None
+    options: PrepareOptions,
+    split: str,
+    cluster: CommandCluster,
+    plans: Plans | None = None,
+    tuner: Tuner | None = None,
 ) -> RunReport:
     """Prepare one split, whose lease is held meanwhile, and return the totals of this run.
 
@@ -190,6 +197,7 @@ def prepare_split(
         split: The name of the split; `options.split` is not used.
         cluster: The cluster that runs the tasks, inside its `with` block.
         plans: The result of `plan_splits`, with this split; None plans this split alone.
+        tuner: The tuning of all splits of the command (default: that of this split).
 
     Returns:
         The totals of this run alone: `num_rows`, `seconds` (of wall-clock time), `bytes_in` (read),
@@ -208,11 +216,16 @@ def prepare_split(
     part = open_split_for_prepare(options, split)
     with leased(part, wait=options.wait):
         recipe, plan = (plans or resolve_plans(options, [part], cluster))[split]
-        return _prepare(options, part, recipe, plan, cluster)
+        return _prepare(options, part, recipe, plan, cluster, tuner or Tuner())
 
 
 def _prepare(
-    options: PrepareOptions, part: OpenSplit, recipe: Recipe, plan: Plan, cluster: CommandCluster
+    options: PrepareOptions,
+    part: OpenSplit,
+    recipe: Recipe,
+    plan: Plan,
+    cluster: CommandCluster,
+    tuner: Tuner,
 ) -> RunReport:
     split, source, objects = part.split, part.source, part.objects
     commits = records.load_commits(objects, plan)
@@ -229,11 +242,9 @@ def _prepare(
         for s in target
         if s not in commits or not commits[s].shard_objects.keys() >= {*stored.array_names}
     ]
-    readers = options.readers
-    if todo and options.workers == AUTO_WORKERS:
-        tuned = tune_for_split(options, part, recipe, plan, todo, cluster)
-        readers = readers if tuned is None else tuned.readers
+    readers = None
     if todo:
+        readers = tuner.readers(options, part, recipe, plan, todo, cluster)
         _print_and_check_needs(options, objects, recipe, plan, commits, todo, cluster)
     encoded_plans = planning.plan_encoded(objects, plan, stored.encodings)
     planning.write_metadata(objects, recipe, plan, stored.sizes, encoded_plans)

@@ -62,7 +62,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Mark:
+class PlottedPoint:
     """A drawn point with its interval, in pixels of the figure."""
 
     x: float
@@ -103,7 +103,7 @@ class Figure:
     """All texts but those of the ticks."""
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
-    marks: tuple[Mark, ...]
+    marks: tuple[PlottedPoint, ...]
     lines: tuple[tuple[int, str], ...] = ()
     """The (colour, points of an SVG polyline) of each joined series."""
     legend: tuple[tuple[float, float, int], ...] = ()
@@ -150,7 +150,9 @@ def interval_figure(
     for index, row in enumerate(estimates):
         y = top + ROW_HEIGHT * (index + 0.5) + 2
         colour = names.index(row.series) % NUM_COLOURS + 1
-        marks.append(Mark(at_x(row.value), y, colour, x_span=(at_x(row.low), at_x(row.high))))
+        marks.append(
+            PlottedPoint(at_x(row.value), y, colour, x_span=(at_x(row.low), at_x(row.high)))
+        )
         texts.append(Text(left - 8, y + 4, row.label, "end", "ink"))
     texts.append(Text((left + right) / 2, bottom + 38, across, "middle"))
     figure = Figure(
@@ -212,7 +214,7 @@ def point_figure(
             span = None
             if point.low is not None and point.high is not None:
                 span = at_y(point.low), at_y(point.high)
-            marks.append(Mark(at_x(point.x), at_y(point.y), colour, y_span=span))
+            marks.append(PlottedPoint(at_x(point.x), at_y(point.y), colour, y_span=span))
             if point.label:
                 labels.append(Text(at_x(point.x), at_y(point.y), point.label, role="ink"))
         if joined:
@@ -254,13 +256,13 @@ def _with_legend(figure: Figure, names: Sequence[str]) -> Figure:
     return replace(figure, height=y + 12, texts=(*figure.texts, *texts), legend=tuple(dots))
 
 
-def _placed(labels: Sequence[Text], marks: Sequence[Mark], right: float) -> list[Text]:
+def _placed(labels: Sequence[Text], marks: Sequence[PlottedPoint], right: float) -> list[Text]:
     """Return the labels of points, moved to where they cover neither each other nor points.
 
     A label that finds no free position is left out: its value is in the table beside the figure.
     """
-    taken = [(m.x - 4, m.y - 4, m.x + 4, m.y + 4) for m in marks]
-    taken += [(m.x - 2, m.y_span[1], m.x + 2, m.y_span[0]) for m in marks if m.y_span]
+    occupied = [(m.x - 4, m.y - 4, m.x + 4, m.y + 4) for m in marks]
+    occupied += [(m.x - 2, m.y_span[1], m.x + 2, m.y_span[0]) for m in marks if m.y_span]
     placed = []
     for label in labels:
         width = CHARACTER_WIDTH * len(label.text)
@@ -268,9 +270,9 @@ def _placed(labels: Sequence[Text], marks: Sequence[Mark], right: float) -> list
                        (8, 18), (-8 - width, -9), (-8 - width, 18)):  # fmt: skip
             x, y = label.x + dx, label.y + dy
             box = (x, y - 11, x + width, y + 3)
-            if x < MARGIN or x + width > right + MARGIN or any(_overlap(box, b) for b in taken):
+            if x < MARGIN or x + width > right + MARGIN or any(_overlap(box, b) for b in occupied):
                 continue
-            taken.append(box)
+            occupied.append(box)
             placed.append(replace(label, x=x, y=y))
             break
     return placed

@@ -17,7 +17,7 @@ from workflows.studies.runs import StudyRun
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metric:
+class StudyMetric:
     """A metric of runs, and how it is shown."""
 
     name: str
@@ -64,7 +64,7 @@ class Metric:
         return f"{self.heading}, %" if self.percent else self.heading
 
 
-def interval_of(runs: Iterable[StudyRun], arm: str, metric: Metric) -> MeanInterval | None:
+def interval_of(runs: Iterable[StudyRun], arm: str, metric: StudyMetric) -> MeanInterval | None:
     """Return the mean of a metric over the runs of an arm, with its interval.
 
     Args:
@@ -130,7 +130,7 @@ def arm_table(
     title: str,
     runs: Sequence[StudyRun],
     arms: Sequence[str],
-    metrics: Sequence[Metric],
+    metrics: Sequence[StudyMetric],
     *,
     base: str | None = None,
 ) -> Table:
@@ -162,7 +162,7 @@ def arm_table(
     return Table(title, columns, rows, text_columns=("arm",))
 
 
-def _mean_text(interval: MeanInterval | None, metric: Metric, num_runs: int) -> str:
+def _mean_text(interval: MeanInterval | None, metric: StudyMetric, num_runs: int) -> str:
     if interval is None:
         return "-"
     defined = "" if interval.count == num_runs else f", {interval.count} of {num_runs} runs"
@@ -170,7 +170,7 @@ def _mean_text(interval: MeanInterval | None, metric: Metric, num_runs: int) -> 
 
 
 def conclusions(
-    runs: Sequence[StudyRun], arms: Sequence[str], metric: Metric, *, base: str
+    runs: Sequence[StudyRun], arms: Sequence[str], metric: StudyMetric, *, base: str
 ) -> Iterator[str]:
     """Yield a sentence on the difference of each arm to another one.
 
@@ -192,7 +192,7 @@ def conclusions(
         yield f"{arm}, {metric.heading} less that of {base}: {numbers}: {conclusion}"
 
 
-def verdict(difference: MeanInterval, metric: Metric) -> str:
+def verdict(difference: MeanInterval, metric: StudyMetric) -> str:
     """Return what a difference shows, such as `better` or `no difference seen`.
 
     Args:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from workflows.reports.figures import Estimate
 from workflows.reports.table import Table
-from workflows.studies.arm_tables import Metric, verdict
+from workflows.studies.arm_tables import StudyMetric, verdict
 from workflows.studies.intervals import MeanInterval, mean_interval
 from workflows.studies.runs import StudyRun
 
@@ -54,7 +54,7 @@ class Contrast:
         values = self.values(runs, metric)
         return mean_interval(values) if values else None
 
-    def conclusion(self, runs: Sequence[StudyRun], metric: Metric) -> str:
+    def conclusion(self, runs: Sequence[StudyRun], metric: StudyMetric) -> str:
         """Return the contrast of a metric as a sentence with its interval.
 
         Args:
@@ -131,7 +131,10 @@ def interaction(
 
 
 def contrast_table(
-    title: str, runs: Sequence[StudyRun], contrasts: Sequence[Contrast], metrics: Sequence[Metric]
+    title: str,
+    runs: Sequence[StudyRun],
+    contrasts: Sequence[Contrast],
+    metrics: Sequence[StudyMetric],
 ) -> Table:
     """Return the table of contrasts: a row for each, with its interval for each metric.
 
@@ -157,7 +160,7 @@ def contrast_table(
 
 
 def estimates(
-    runs: Sequence[StudyRun], contrasts: Sequence[Contrast], metric: Metric
+    runs: Sequence[StudyRun], contrasts: Sequence[Contrast], metric: StudyMetric
 ) -> list[Estimate]:
     """Return the rows of a figure of contrasts; those that are undefined are left out.
 

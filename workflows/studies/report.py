@@ -40,9 +40,9 @@ class StudyReport:
     question: str
     """The question that the study answers, as a sentence."""
     answers: Sequence[str]
-    """What was found, each a sentence with its interval."""
+    """The answers to the question, each a sentence with its interval."""
     tables: Sequence[Table]
-    """The tables."""
+    """The tables, in the order in which they are printed."""
     figures: Mapping[str, Figure] = field(default_factory=dict)
     """The figures by the name of their file, without `.svg`."""
     notes: Sequence[str] = ()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from workflows.studies.arm_tables import Metric, arm_table, conclusions
+from workflows.studies.arm_tables import StudyMetric, arm_table, conclusions
 from workflows.studies.runs import StudyRun
 
-ACCURACY = Metric(name="accuracy", heading="top-1", percent=True, higher_is_better=True)
-DISTANCE = Metric(name="distance", heading="distance", higher_is_better=False)
+ACCURACY = StudyMetric(name="accuracy", heading="top-1", percent=True, higher_is_better=True)
+DISTANCE = StudyMetric(name="distance", heading="distance", higher_is_better=False)
 
 
 def runs_of(**arms: list[float]) -> list[StudyRun]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workflows.studies.arm_tables import Metric
+from workflows.studies.arm_tables import StudyMetric
 from workflows.studies.contrasts import (
     contrast_table,
     difference,
@@ -23,7 +23,7 @@ from workflows.studies.intervals import holm, p_value
 from workflows.studies.runs import StudyRun
 
 FACTORS = {"loss": ("a", "b", "c"), "clip": ("no", "yes"), "optimiser": ("x", "y")}
-METRIC = Metric(name="value", heading="value", higher_is_better=False)
+METRIC = StudyMetric(name="value", heading="value", higher_is_better=False)
 
 
 def runs_of(value: object, seeds: int = 3) -> list[StudyRun]:

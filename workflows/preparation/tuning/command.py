@@ -26,14 +26,14 @@ from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
 from pipeline.urls import is_url
 from workflows.cluster_kinds import CommandCluster
-from workflows.preparation.options import ALL, PrepareOptions, TuneOptions
+from workflows.preparation.options import ALL, AUTO_WORKERS, PrepareOptions, TuneOptions
 from workflows.preparation.plans import OpenSplit, open_split_for_prepare, resolve_arrays
 from workflows.preparation.tuning.samples import (
-    SourceSamples,
+    TrialSamples,
     samples_of_shards,
     samples_of_source,
 )
-from workflows.preparation.tuning.search import Candidate, Outcome, search
+from workflows.preparation.tuning.search import Candidate, SearchOutcome, search
 from workflows.preparation.tuning.settings import Setting, worker_settings
 from workflows.preparation.tuning.trials import Rate, TrialKilledError, Trials
 from workflows.preparation.worker_memory import worker_bytes
@@ -96,52 +96,72 @@ def tune(options: TuneOptions) -> int:
     return 0
 
 
-def tune_for_split(
-    options: PrepareOptions,
-    part: OpenSplit,
-    recipe: Recipe,
-    plan: Plan,
-    shards: Sequence[int],
-    cluster: CommandCluster,
-) -> Setting | None:
-    """Try settings on the images that a run will prepare, and set the workers of its cluster.
+class Tuner:
+    """The tuning of `prepare --workers auto`, once for all splits of a command."""
 
-    Call it inside `leased` of the split.
+    def __init__(self) -> None:
+        self._chosen: Setting | None = None
 
-    Args:
-        options: The options of the command.
-        part: The split.
-        recipe: The recipe of the store.
-        plan: The plan of the split.
-        shards: The numbers of the shards that the run will make, at least one.
-        cluster: The cluster of the command, which is local.
+    def readers(
+        self,
+        options: PrepareOptions,
+        part: OpenSplit,
+        recipe: Recipe,
+        plan: Plan,
+        shards: Sequence[int],
+        cluster: CommandCluster,
+    ) -> int | None:
+        """Return the number of readers of a split's tasks; with `--workers auto`, tune first.
 
-    Returns:
-        The setting that is used; None if none was searched for, because there are too few images,
-        or because the cluster has started already.
+        The trials use the images that the run will prepare. Their choice sets the workers and the
+        threads of the cluster, and applies to further splits of the command. Without one, because
+        there are too few images or the cluster has started already, a line says so. Call it inside
+        `leased` of the split.
 
-    Raises:
-        TesseraeError: A trial failed.
-    """
-    num_rows = sum(len(plan.rows(shard)) for shard in shards)
-    if cluster.is_started:
-        return None
-    if num_rows < MIN_TUNED_IMAGES:
-        print(
-            f"--workers auto: {counted(num_rows, 'image')} would be prepared before trials pay;"
-            f" {counted(cores(), 'worker')}, one per core"
+        Args:
+            options: The options of the command.
+            part: The split.
+            recipe: The recipe of the store.
+            plan: The plan of the split.
+            shards: The numbers of the shards that the run will make, at least one.
+            cluster: The cluster of the command, which is local with `--workers auto`.
+
+        Returns:
+            The number; None: the default of the source.
+
+        Raises:
+            TesseraeError: A trial failed.
+        """
+        if options.workers != AUTO_WORKERS or self._chosen is not None:
+            return options.readers if self._chosen is None else self._chosen.readers
+        reason = _reason_against_trials(plan, shards, cluster)
+        if reason:
+            print(f"--workers auto: {reason}", flush=True)
+            return options.readers
+        index = SourceIndex(part.objects, plan)
+        samples = samples_of_shards(index, shards)
+        index.close()
+        outcome = _try_settings(
+            options, samples, recipe, part.objects, part.run, seconds=PREPARE_SECONDS
         )
-        return None
-    index = SourceIndex(part.objects, plan)
-    samples = samples_of_shards(index, shards)
-    index.close()
-    outcome = _try_settings(
-        options, samples, recipe, part.objects, part.run, seconds=PREPARE_SECONDS
-    )
-    _print_outcome(outcome)
-    chosen = outcome.chosen.setting
-    cluster.set_workers(chosen.workers, chosen.threads)
-    return chosen
+        _print_outcome(outcome)
+        self._chosen = outcome.chosen.setting
+        cluster.set_workers(self._chosen.workers, self._chosen.threads)
+        return self._chosen.readers
+
+
+def _reason_against_trials(plan: Plan, shards: Sequence[int], cluster: CommandCluster) -> str:
+    """Return why no settings are tried, as a sentence; empty if they are."""
+    if cluster.is_started:
+        return (
+            "the workers have started already, to stream the source. Run `tesserae tune`, and pass"
+            " the numbers that it prints."
+        )
+    num_rows = sum(len(plan.rows(shard)) for shard in shards)
+    if num_rows >= MIN_TUNED_IMAGES:
+        return ""
+    workers = counted(cores(), "worker")
+    return f"{counted(num_rows, 'image')} would be prepared before trials pay; {workers}."
 
 
 def _first_split(options: PrepareOptions) -> str:
@@ -154,13 +174,13 @@ def _first_split(options: PrepareOptions) -> str:
 
 def _try_settings(
     options: PrepareOptions,
-    samples: SourceSamples,
+    samples: TrialSamples,
     recipe: Recipe,
     objects: Objects | None,
     run: str,
     *,
     seconds: float,
-) -> Outcome:
+) -> SearchOutcome:
     stored = options.store_options
     checked = samples.samples[:CHECKED_SAMPLES]
     share = cached_share(samples.root, checked)
@@ -218,7 +238,7 @@ def _task_bytes(recipe: Recipe, stored: StoreOptions, objects: Objects | None) -
 
 
 def _condition_lines(
-    samples: SourceSamples,
+    samples: TrialSamples,
     work: TrialWork,
     share: float,
     store: str | None,
@@ -275,7 +295,7 @@ def _remove_empty_folders(folder: Path) -> None:
         folder.rmdir()
 
 
-def _print_outcome(outcome: Outcome) -> None:
+def _print_outcome(outcome: SearchOutcome) -> None:
     rows = sorted(outcome.candidates, key=lambda candidate: candidate.rate, reverse=True)
     table = Table(
         "",

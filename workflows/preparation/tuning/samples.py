@@ -17,8 +17,8 @@ from pipeline.sources.listing import SkippedFiles
 from pipeline.sources.source import Source
 from workflows.terminal.progress import Progress
 
-MAX_SAMPLES = 100_000
-"""The largest number of samples, which a process holds in memory."""
+MAX_SAMPLES = 20_000
+"""The largest number of samples: each process gets a copy of all."""
 STREAMED_SAMPLES = 2_000
 STREAMED_BYTES = 512 * 2**20
 """The numbers of samples and of bytes of a source that can only be streamed, which are copied."""
@@ -27,7 +27,7 @@ STREAMED_FILE = "samples"
 
 
 @dataclass(frozen=True)
-class SourceSamples:
+class TrialSamples:
     """Images of a source, and where they are read."""
 
     root: str
@@ -39,7 +39,7 @@ class SourceSamples:
 
 
 @contextmanager
-def samples_of_source(split: str, source: Source, seed: int = 0) -> Iterator[SourceSamples]:
+def samples_of_source(split: str, source: Source, seed: int = 0) -> Iterator[TrialSamples]:
     """Yield images of a source that no store has planned yet.
 
     A source that is read at random is listed. Of a source that can only be streamed, the first
@@ -57,7 +57,7 @@ def samples_of_source(split: str, source: Source, seed: int = 0) -> Iterator[Sou
     if source.access == "random":
         with Progress(f"{split}: listing {source.kind}", unit="images") as progress:
             table = source.list(lambda new: progress.update(rows=new))
-        yield SourceSamples(source.root, _samples_of_listing(table, seed))
+        yield TrialSamples(source.root, _samples_of_listing(table, seed))
         return
     with TemporaryDirectory(prefix="tesserae-tune-") as folder:
         samples = _stream(source, Path(folder) / STREAMED_FILE)
@@ -65,10 +65,10 @@ def samples_of_source(split: str, source: Source, seed: int = 0) -> Iterator[Sou
             f"the source can only be streamed: its first {len(samples):,} images were copied, and"
             " are read from the copy, as prepare reads them from its spool"
         )
-        yield SourceSamples(folder, samples, remark)
+        yield TrialSamples(folder, samples, remark)
 
 
-def samples_of_shards(index: SourceIndex, shards: Iterable[int]) -> SourceSamples:
+def samples_of_shards(index: SourceIndex, shards: Iterable[int]) -> TrialSamples:
     """Return images of a planned split, whose rows are in a random order already.
 
     Args:
@@ -80,7 +80,7 @@ def samples_of_shards(index: SourceIndex, shards: Iterable[int]) -> SourceSample
         samples += index.shard(shard)
         if len(samples) >= MAX_SAMPLES:
             break
-    return SourceSamples(index.origin.root, samples)
+    return TrialSamples(index.origin.root, samples[:MAX_SAMPLES])
 
 
 def _samples_of_listing(table: pa.Table, seed: int) -> list[Sample]:

@@ -64,7 +64,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SearchOutcome:
     """The result of a search."""
 
     chosen: Candidate
@@ -152,7 +152,7 @@ def search(
     readers: int | None = None,
     seed: int = 0,
     clock: Callable[[], float] = time.monotonic,
-) -> Outcome:
+) -> SearchOutcome:
     """Find the fastest of some settings in a limited time.
 
     Args:
@@ -189,4 +189,4 @@ def search(
     fastest = max(candidate.rate for candidate in decided)
     near = [c.setting for c in decided if c.rate >= fastest * (1 - TIE)]
     chosen = state.candidates[cheapest(near)]
-    return Outcome(chosen, reference, tried, clock() - started)
+    return SearchOutcome(chosen, reference, tried, clock() - started)

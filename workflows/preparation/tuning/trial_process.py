@@ -65,6 +65,7 @@ def serve_trials(
     stop = threading.Event()
 
     def run_thread(trial: Trial, index: int) -> TrialCount:
+        """Run a trial in one thread, on samples of its own."""
         return run_trial(
             work,
             _endless(samples, trial.start + index * trial.stride),

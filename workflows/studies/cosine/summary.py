@@ -10,7 +10,7 @@ from pipeline.neighbours.vectors import Doubles
 from workflows.reports.figures import Estimate, Figure, Point, interval_figure, point_figure
 from workflows.reports.table import Table
 from workflows.studies.arm_tables import (
-    Metric,
+    StudyMetric,
     arm_table,
     conclusions,
     difference_of,
@@ -20,22 +20,24 @@ from workflows.studies.cosine.measure import CENTRED, FORMS, PAIRS, RAW, UNIT
 from workflows.studies.cosine.rankings import COSINE, MEASURES, RANDOM, K
 from workflows.studies.runs import StudyRun
 
-HUBNESS = Metric(name="hubness", heading="hubness", decimals=2, higher_is_better=False)
+HUBNESS = StudyMetric(name="hubness", heading="hubness", decimals=2, higher_is_better=False)
 HUB_METRICS = (
     HUBNESS,
-    Metric(name="orphans", heading="no one's neighbour", percent=True, higher_is_better=False),
-    Metric(name="largest", heading="largest hub", percent=True, higher_is_better=False),
-    Metric(name="length_correlation", heading="correlation with length", decimals=2),
-    Metric(name="mean_correlation", heading="correlation with cosine to mean", decimals=2),
+    StudyMetric(name="orphans", heading="no one's neighbour", percent=True, higher_is_better=False),
+    StudyMetric(name="largest", heading="largest hub", percent=True, higher_is_better=False),
+    StudyMetric(name="length_correlation", heading="correlation with length", decimals=2),
+    StudyMetric(name="mean_correlation", heading="correlation with cosine to mean", decimals=2),
 )
-PRECISION = Metric(name="precision", heading=f"precision@{K}", percent=True, higher_is_better=True)
+PRECISION = StudyMetric(
+    name="precision", heading=f"precision@{K}", percent=True, higher_is_better=True
+)
 FORM_METRICS = (
-    Metric(name="mean_cosine", heading="mean cosine of pairs"),
-    Metric(name="mean_share", heading="share of the mean vector", percent=True),
-    Metric(name="dot_cosine", heading="dot and cosine", percent=True),
-    Metric(name="cosine_euclidean", heading="cosine and Euclidean", percent=True),
-    Metric(name="dot_euclidean", heading="dot and Euclidean", percent=True),
-    Metric(name="same", heading="same lists", percent=True),
+    StudyMetric(name="mean_cosine", heading="mean cosine of pairs"),
+    StudyMetric(name="mean_share", heading="share of the mean vector", percent=True),
+    StudyMetric(name="dot_cosine", heading="dot and cosine", percent=True),
+    StudyMetric(name="cosine_euclidean", heading="cosine and Euclidean", percent=True),
+    StudyMetric(name="dot_euclidean", heading="dot and Euclidean", percent=True),
+    StudyMetric(name="same", heading="same lists", percent=True),
 )
 METRICS = {metric.name: metric for metric in FORM_METRICS}
 """The metrics of the forms of vectors, by name."""
@@ -175,7 +177,7 @@ def precision_figure(set_name: str, runs: Sequence[StudyRun]) -> Figure:
 
 
 def _estimates(
-    runs: Sequence[StudyRun], arm: str, metric: Metric, label: str, series: str
+    runs: Sequence[StudyRun], arm: str, metric: StudyMetric, label: str, series: str
 ) -> Iterator[Estimate]:
     interval = interval_of(runs, arm, metric)
     if interval is not None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from workflows.reports.figures import Figure, Point, point_figure
 from workflows.reports.table import Table
-from workflows.studies.arm_tables import Metric, difference_of, interval_of
+from workflows.studies.arm_tables import StudyMetric, difference_of, interval_of
 from workflows.studies.cut import EARLY, END, MAP, PIXELS, POOLED
 from workflows.studies.cut.experiment import CutArm, CutStudy
 from workflows.studies.cut.heads import PENALTIES
@@ -17,16 +17,16 @@ from workflows.studies.report import StudyReport
 from workflows.studies.runs import StudyRun
 from workflows.terminal.formatting import counted
 
-TOP1 = Metric(name="top1", heading="probe top-1", percent=True, higher_is_better=True)
-HIT1 = Metric(name="hit1", heading="unseen hit@1", percent=True, higher_is_better=True)
-HIT5 = Metric(name="hit5", heading="unseen hit@5", percent=True, higher_is_better=True)
-RANDOM_HIT5 = Metric(name="random_hit5", heading="random vectors hit@5", percent=True)
-ROW_BYTES = Metric(name="row_bytes", heading="bytes a row")
-FORWARD_MS = Metric(name="forward_ms", heading="CPU ms a row")
-HEAD_SECONDS = Metric(name="head_seconds", heading="CPU s of heads")
+TOP1 = StudyMetric(name="top1", heading="probe top-1", percent=True, higher_is_better=True)
+HIT1 = StudyMetric(name="hit1", heading="unseen hit@1", percent=True, higher_is_better=True)
+HIT5 = StudyMetric(name="hit5", heading="unseen hit@5", percent=True, higher_is_better=True)
+RANDOM_HIT5 = StudyMetric(name="random_hit5", heading="random vectors hit@5", percent=True)
+ROW_BYTES = StudyMetric(name="row_bytes", heading="bytes a row")
+FORWARD_MS = StudyMetric(name="forward_ms", heading="CPU ms a row")
+HEAD_SECONDS = StudyMetric(name="head_seconds", heading="CPU s of heads")
 JUDGED = {
-    "top1": (TOP1, Metric(name="validation_top1", heading="validation top-1")),
-    "hit5": (HIT5, Metric(name="validation_hit5", heading="validation hit@5")),
+    "top1": (TOP1, StudyMetric(name="validation_top1", heading="validation top-1")),
+    "hit5": (HIT5, StudyMetric(name="validation_hit5", heading="validation hit@5")),
 }
 """The metrics that cuts are judged by, each with the one that a cut is chosen by."""
 CHOSEN = "chosen by validation"
@@ -110,7 +110,9 @@ def runs_of_network(runs: Sequence[StudyRun], arms: Sequence[CutArm]) -> list[St
     return [*own, *chosen]
 
 
-def pareto_front(arms: Sequence[CutArm], runs: Sequence[StudyRun], metric: Metric) -> list[str]:
+def pareto_front(
+    arms: Sequence[CutArm], runs: Sequence[StudyRun], metric: StudyMetric
+) -> list[str]:
     """Return the labels of arms of which no other one has fewer bytes and is as good.
 
     Args:
@@ -159,14 +161,18 @@ def answers_of(network: Network, arms: Sequence[CutArm], runs: Sequence[StudyRun
         yield from _front_answer(arms, runs, metric, validation)
 
 
-def _measured(runs: Sequence[StudyRun], label: str) -> list[Metric]:
+def _measured(runs: Sequence[StudyRun], label: str) -> list[StudyMetric]:
     """Return the judged metrics that an arm has."""
     metrics = [metric for metric, _ in JUDGED.values()]
     return [m for m in metrics if interval_of(runs, label, m) is not None]
 
 
 def _chosen_answer(
-    arms: Sequence[CutArm], runs: Sequence[StudyRun], name: str, metric: Metric, validation: Metric
+    arms: Sequence[CutArm],
+    runs: Sequence[StudyRun],
+    name: str,
+    metric: StudyMetric,
+    validation: StudyMetric,
 ) -> Iterator[str]:
     chosen = f"{CHOSEN} ({name})"
     interval = interval_of(runs, chosen, metric)
@@ -191,7 +197,7 @@ def _early_answers(network: Network, runs: Sequence[StudyRun]) -> Iterator[str]:
 
 
 def _front_answer(
-    arms: Sequence[CutArm], runs: Sequence[StudyRun], metric: Metric, validation: Metric
+    arms: Sequence[CutArm], runs: Sequence[StudyRun], metric: StudyMetric, validation: StudyMetric
 ) -> Iterator[str]:
     points = []
     for label in pareto_front(arms, runs, validation):
@@ -206,7 +212,7 @@ def _front_answer(
 
 
 def _chosen_labels(
-    arms: Sequence[CutArm], runs: Sequence[StudyRun], validation: Metric
+    arms: Sequence[CutArm], runs: Sequence[StudyRun], validation: StudyMetric
 ) -> Iterator[str]:
     labels = {arm.label for arm in arms}
     for seed in sorted({run.seed for run in runs}):
@@ -233,7 +239,7 @@ def beliefs(network: Network) -> dict[str, Cut]:
     return named
 
 
-def _compared(runs: Sequence[StudyRun], arm: str, base: str, metric: Metric) -> str:
+def _compared(runs: Sequence[StudyRun], arm: str, base: str, metric: StudyMetric) -> str:
     difference = difference_of(runs, arm, base, metric.name)
     if difference is None:
         return f"not compared with {base}"
@@ -288,7 +294,9 @@ def _table(
     return Table(title, columns, rows, text_columns=("features", "shape"))
 
 
-def _metric_cells(runs: Sequence[StudyRun], label: str, metrics: Sequence[Metric]) -> list[str]:
+def _metric_cells(
+    runs: Sequence[StudyRun], label: str, metrics: Sequence[StudyMetric]
+) -> list[str]:
     cells = []
     for metric in metrics:
         interval = interval_of(runs, label, metric)
@@ -299,7 +307,7 @@ def _metric_cells(runs: Sequence[StudyRun], label: str, metrics: Sequence[Metric
     return cells
 
 
-def _constant_cells(metrics: Sequence[Metric], values: Mapping[str, str]) -> list[str]:
+def _constant_cells(metrics: Sequence[StudyMetric], values: Mapping[str, str]) -> list[str]:
     cells = []
     for metric in metrics:
         cells.append(values.get(metric.name, ""))

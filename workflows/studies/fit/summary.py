@@ -14,7 +14,7 @@ from workflows.classify.stage import TOP
 from workflows.reports.figures import Estimate, Figure, Point, interval_figure, point_figure
 from workflows.reports.table import Table
 from workflows.studies.arm_tables import (
-    Metric,
+    StudyMetric,
     arm_table,
     conclusions,
     difference_of,
@@ -40,8 +40,8 @@ QUESTION = (
 QUICK_NOTE = (
     "This was a quick study: it shows that the command works, and its figures answer nothing."
 )
-TOP1 = Metric(name="top-1", heading="top-1", percent=True, higher_is_better=True)
-TOP5 = Metric(name="top-5", heading="top-5", percent=True, higher_is_better=True)
+TOP1 = StudyMetric(name="top-1", heading="top-1", percent=True, higher_is_better=True)
+TOP5 = StudyMetric(name="top-5", heading="top-5", percent=True, higher_is_better=True)
 
 
 def cell_name(trained: str, query: str) -> str:
@@ -198,7 +198,7 @@ def _difference_cells(
 
 
 def _shape_table(cells: Sequence[StudyRun]) -> Table:
-    metrics = [Metric(name=shape, heading=shape, percent=True) for shape in SHAPES]
+    metrics = [StudyMetric(name=shape, heading=shape, percent=True) for shape in SHAPES]
     title = "Top-1 accuracy by the ratio of the longer side to the shorter one"
     return arm_table(title, cells, CELLS, metrics)
 

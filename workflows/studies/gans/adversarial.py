@@ -21,7 +21,7 @@ from workflows.colourise.stage import Colourise, saturation, to_grey
 from workflows.evaluation.random_features import FeatureReference
 from workflows.evaluation.sliced import sliced_wasserstein
 from workflows.reports.figures import Figure, Point, point_figure
-from workflows.studies.arm_tables import Metric, arm_table, conclusions, interval_of
+from workflows.studies.arm_tables import StudyMetric, arm_table, conclusions, interval_of
 from workflows.studies.gans.experiment import (
     GRID_IMAGES,
     SAMPLES_FOLDER,
@@ -56,13 +56,13 @@ BLOCK_ROWS = 64
 EXAMPLES_IN_ROW = 3
 """The images of an example in a grid: grey, coloured and original."""
 
-ERROR = Metric(name="error", heading="mean absolute error", decimals=4, higher_is_better=False)
+ERROR = StudyMetric(name="error", heading="mean absolute error", decimals=4, higher_is_better=False)
 """The error of pixels in [-1, 1]."""
-SATURATION = Metric(name="saturation", heading="saturation, share of true", decimals=2)
+SATURATION = StudyMetric(name="saturation", heading="saturation, share of true", decimals=2)
 """The mean saturation, divided by that of the original images."""
-COLOURS = Metric(name="colour distance", heading="colour distance", higher_is_better=False)
+COLOURS = StudyMetric(name="colour distance", heading="colour distance", higher_is_better=False)
 """The sliced Wasserstein distance of the colour statistics of images to those of real ones."""
-FEATURES = Metric(name="feature distance", heading="feature distance", higher_is_better=False)
+FEATURES = StudyMetric(name="feature distance", heading="feature distance", higher_is_better=False)
 """The distance of the features of a random network."""
 METRICS = (ERROR, SATURATION, COLOURS, FEATURES)
 """The metrics, in the order of the tables."""

@@ -11,7 +11,7 @@ import torch
 
 from workflows.preparation.options import PrepareOptions
 from workflows.preparation.prepare import prepare
-from workflows.studies.arm_tables import Metric
+from workflows.studies.arm_tables import StudyMetric
 from workflows.studies.gans.images import StudyImages
 from workflows.studies.gans.metrics import (
     CONTROLS,
@@ -53,19 +53,19 @@ EVALUATION_ROWS, QUICK_EVALUATION_ROWS = 1_000, 100
 QUICK_STEPS, QUICK_WIDTH, QUICK_BATCH, QUICK_SIZE = 24, 8, 32, 16
 """The settings of the small version, or those of the options if these are smaller."""
 
-FEATURE_DISTANCE = Metric(name=FEATURES, heading="feature distance", higher_is_better=False)
+FEATURE_DISTANCE = StudyMetric(name=FEATURES, heading="feature distance", higher_is_better=False)
 """The metric by which the studies rank samples."""
 SAMPLE_METRICS = (
     FEATURE_DISTANCE,
-    Metric(name=DISTANCE, heading="pixel distance", higher_is_better=False),
-    Metric(name=DIVERSITY, heading="diversity", decimals=2),
-    Metric(name=NOVELTY, heading="novelty", decimals=2),
+    StudyMetric(name=DISTANCE, heading="pixel distance", higher_is_better=False),
+    StudyMetric(name=DIVERSITY, heading="diversity", decimals=2),
+    StudyMetric(name=NOVELTY, heading="novelty", decimals=2),
 )
 """The metrics of samples, which controls have too."""
 CRITIC_METRICS = (
-    Metric(name=FEATURE_CORRELATION, heading="correlation with feature distance", decimals=2),
-    Metric(name=CORRELATION, heading="correlation with pixel distance", decimals=2),
-    Metric(name=DIVERGED, heading="diverged", decimals=2, higher_is_better=False),
+    StudyMetric(name=FEATURE_CORRELATION, heading="correlation with feature distance", decimals=2),
+    StudyMetric(name=CORRELATION, heading="correlation with pixel distance", decimals=2),
+    StudyMetric(name=DIVERGED, heading="diverged", decimals=2, higher_is_better=False),
 )
 """The metrics of training."""
 
@@ -285,6 +285,7 @@ def _line_of(arms: Sequence[str] | Mapping[str, GanRecipe]) -> Callable[[StudyRu
     width = max(map(len, (*CONTROLS, *arms)))
 
     def line(run: StudyRun) -> str:
+        """Return the line of a run: its arm, its seed and the metrics of its samples."""
         start = f"{run.arm:<{width}}  seed {run.seed}"
         if run.metrics.get(DIVERGED):
             return f"{start}  diverged  {run.seconds:.0f} s"

@@ -1,8 +1,8 @@
 """Parallel decoding: which library, how many threads or processes, and what the lock costs.
 
 options       the options of `tesserae study parallel`
-measured      the program that decodes in one way; any interpreter can run it
-arms          the ways that are compared
+measured      the program that decodes in one method; any interpreter can run it
+arms          the methods that are compared
 environments  environments with another Pillow, and free-threaded interpreters
 images        the files that are decoded
 lock          the share of time in which the interpreter's lock is held

@@ -1,4 +1,4 @@
-"""The ways of decoding that the study compares."""
+"""The methods of decoding that the study compares."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from workflows.studies.parallel.environments import Interpreter
 
 SERIAL = "serial"
 POOLS = ("threads", "processes", "processes-kept", "dask-threads", "dask-processes")
-"""The ways with several threads or processes."""
+"""The methods with several threads or processes."""
 WARM, COLD = "warm", "cold"
-WAY_NAMES = {
+METHOD_NAMES = {
     "serial": "serial",
     "threads": "threads",
     "processes": "processes",
@@ -20,19 +20,19 @@ WAY_NAMES = {
     "dask-threads": "Dask, threads",
     "dask-processes": "Dask, processes",
 }
-"""The names of the ways in tables."""
+"""The names of the methods in tables."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelArm:
-    """A way of decoding, with its interpreter and its library."""
+    """A method of decoding, with its interpreter and its library."""
 
     interpreter: Interpreter
     """The interpreter that runs it."""
     decoder: str
     """pillow or simplejpeg."""
-    way: str = SERIAL
-    """One of the ways of `workflows.studies.parallel.measured`."""
+    method: str = SERIAL
+    """One of the methods of `workflows.studies.parallel.measured`."""
     workers: int = 1
     """The number of threads or processes."""
     cache: str = WARM
@@ -49,13 +49,13 @@ class ParallelArm:
     @property
     def name(self) -> str:
         """The name of the arm, which is unique and the same in every run of the study."""
-        return ", ".join([self.library, self.way_text, self.cache])
+        return ", ".join([self.library, self.method_text, self.cache])
 
     @property
-    def way_text(self) -> str:
-        """The way with its number of threads or processes, as shown in tables."""
-        text = WAY_NAMES[self.way]
-        if self.way != SERIAL:
+    def method_text(self) -> str:
+        """The method with its number of threads or processes, as shown in tables."""
+        text = METHOD_NAMES[self.method]
+        if self.method != SERIAL:
             head, comma, tail = text.partition(",")
             text = (
                 f"{self.workers} {head}{comma}{tail}"
@@ -82,7 +82,7 @@ def arms_of(
 ) -> Iterator[ParallelArm]:
     """Yield the arms of the study.
 
-    Every library decodes serially; with the fastest library of the first interpreter, every way
+    Every library decodes serially; with the fastest library of the first interpreter, every method
     runs warm and cold with each number of threads or processes, and serially and in threads also
     with buffers. Interpreters without a lock run serially and in threads.
 
@@ -98,12 +98,12 @@ def arms_of(
     own = interpreters[0]
     serial = ParallelArm(interpreter=own, decoder=own.decoders[-1])
     yield replace(serial, buffers=True)
-    yield replace(serial, buffers=True, way="threads", workers=cores)
+    yield replace(serial, buffers=True, method="threads", workers=cores)
     yield replace(serial, cache=COLD)
-    for way, workers, cache in itertools.product(POOLS, numbers, (WARM, COLD)):
-        if not quick or cache == WARM or way == "threads":
-            yield replace(serial, way=way, workers=workers, cache=cache)
+    for method, workers, cache in itertools.product(POOLS, numbers, (WARM, COLD)):
+        if not quick or cache == WARM or method == "threads":
+            yield replace(serial, method=method, workers=workers, cache=cache)
     for interpreter in interpreters[1:]:
         free = replace(serial, interpreter=interpreter, decoder=interpreter.decoders[-1])
         for workers in () if interpreter.has_lock else numbers:
-            yield replace(free, way="threads", workers=workers)
+            yield replace(free, method="threads", workers=workers)

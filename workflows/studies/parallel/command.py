@@ -1,4 +1,4 @@
-"""The implementation of `tesserae study parallel`: it measures every way and prints the results."""
+"""The implementation of `tesserae study parallel`: it measures methods and prints the results."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from workflows.studies.runs import StudyRun, run_arms
 from workflows.terminal.formatting import bytes_text, counted
 
 PROGRAM = Path(measured.__file__)
-"""The program that measures one way."""
+"""The program that measures one method."""
 SAMPLED_SECONDS = 2.0
-"""How long a way is sampled at least, to find out how long the lock is held."""
+"""How long a method is sampled at least, to find out how long the lock is held."""
 CACHE = ".cache"
 """The name of the folder of environments and images in the folder of the study."""
 QUICK_ROUNDS = 2
@@ -50,8 +50,8 @@ def parallel(options: ParallelOptions) -> int:
         The exit status, 0.
 
     Raises:
-        TesseraeError: The source or the folder cannot be used, a way fails, or two ways make other
-            pixels with the same library.
+        TesseraeError: The source or the folder cannot be used, a method fails, or two methods make
+            other pixels with the same library.
         KeyboardInterrupt: Ctrl-C was pressed; the message says how to continue.
     """
     results = ResultsFolder(options.folder, options.STUDY)
@@ -111,7 +111,7 @@ def _measured(
     """Run the program of an arm, and return its metrics."""
     task = measured.Task(
         files=str(images.list_file.absolute()),
-        way=arm.way,
+        method=arm.method,
         workers=arm.workers,
         decoder=arm.decoder,
         size=size,
@@ -128,7 +128,7 @@ def _measured(
         "memory_bytes": result["memory_bytes"],
         "checksum": result["checksum"],
     }
-    in_threads = arm.way in ("serial", "threads") and arm.cache == WARM and not arm.buffers
+    in_threads = arm.method in ("serial", "threads") and arm.cache == WARM and not arm.buffers
     if sampler is not None and in_threads and arm.interpreter.has_lock:
         repeats = 1 + int(SAMPLED_SECONDS / result["seconds"])
         share = _lock_share(arm, {**asdict(task), "calibrate": True, "repeats": repeats}, sampler)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -154,8 +155,6 @@ def _create(folder: Path, program: str, pillow: list[str], report: Report) -> bo
 
 
 def _environment_variables(compiler: str) -> dict[str, str]:
-    import os
-
     return {**os.environ, "CC": os.environ.get("CC", compiler)}
 
 

@@ -21,9 +21,9 @@ SAMPLES_PER_SECOND = 250
 MIN_SAMPLES = 50
 """The number of samples of the calibration below which the sampler has not kept up."""
 WORKING = re.compile(r"\b(measure|render) \([^)]*measured\.py|_worker \(concurrent/futures")
-"""What the stack contains while images are decoded."""
+"""The functions in the stack while images are decoded."""
 CALIBRATING = re.compile(r"\bcalibrate \([^)]*measured\.py")
-"""What the stack contains while the program holds the lock all the time."""
+"""The function in the stack while the program holds the lock all the time."""
 
 
 def find_sampler() -> str | None:

@@ -1,8 +1,8 @@
-"""A program that decodes and resizes images in one way, and prints how long that took as JSON.
+"""A program that decodes and resizes images by one method, and prints how long that took as JSON.
 
-    python measured.py '{"files": "files.txt", "decoder": "pillow", "way": "threads", "workers": 2}'
+    python measured.py '{"files": "files.txt", "method": "threads", "workers": 2}'
 
-It needs Pillow, numpy and what the way itself needs, and nothing of this project, so that
+It needs Pillow, numpy and what the method itself needs, and nothing of this project, so that
 interpreters and environments that cannot run the project can be measured, too. The time begins
 when all threads or processes are ready, and ends when the last image is there.
 """
@@ -42,11 +42,11 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What is measured: a way of decoding and resizing."""
+    """The measured method of decoding and resizing."""
 
     files: str
     """A text file with the path of an image on each line."""
-    way: str = "serial"
+    method: str = "serial"
     """serial, threads, processes (their pixels are sent to this process, as in the lesson),
     processes-kept (their pixels stay with them), dask-threads or dask-processes."""
     workers: int = 1
@@ -149,7 +149,7 @@ def render_group(
 
     Args:
         paths: The files.
-        task: What is measured.
+        task: The measured method.
         keep: True to leave the pixels in this process, False to return them.
     """
     results = [render(path, task) for path in paths]
@@ -176,14 +176,14 @@ def _open_threads(task: Task, stack: ExitStack) -> Run:
 def _open_processes(task: Task, stack: ExitStack) -> Run:
     pool = stack.enter_context(ProcessPoolExecutor(task.workers, get_context("forkserver")))
     list(pool.map(_wait, [0.3] * task.workers))  # each process has imported this module then
-    work = functools.partial(render_group, task=task, keep=task.way == "processes-kept")
+    work = functools.partial(render_group, task=task, keep=task.method == "processes-kept")
     return lambda paths: _flat(pool.map(work, _groups(paths)))
 
 
 def _open_dask(task: Task, stack: ExitStack) -> Run:
     from distributed import Client, LocalCluster
 
-    in_processes = task.way == "dask-processes"
+    in_processes = task.method == "dask-processes"
     cluster = stack.enter_context(
         LocalCluster(
             n_workers=task.workers if in_processes else 1,
@@ -215,7 +215,7 @@ OPENERS = {
     "dask-threads": _open_dask,
     "dask-processes": _open_dask,
 }
-"""What opens the threads or processes of each way."""
+"""The function that opens the threads or processes of each method."""
 
 
 def _groups(paths: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -237,8 +237,8 @@ def measure(task: Task, run: Run, paths: Sequence[str]) -> dict[str, Any]:
     """Decode all images, and return what that took.
 
     Args:
-        task: What is measured.
-        run: The function that decodes them in the way of the task.
+        task: The measured method.
+        run: The function that decodes them in the method of the task.
         paths: The files.
     """
     out = np.zeros((len(paths), task.size, task.size, 3), np.uint8)
@@ -294,11 +294,11 @@ def main() -> None:
     if task.calibrate:
         calibrate()
     with ExitStack() as stack:
-        run = OPENERS[task.way](task, stack)
+        run = OPENERS[task.method](task, stack)
         if task.cold:
             remove_from_cache(paths)
         else:
-            for path in paths:  # not decoded, so that all ways begin alike
+            for path in paths:  # not decoded, so that all methods begin alike
                 Path(path).read_bytes()
         result = measure(task, run, paths)
     print(json.dumps({**asdict(task), **result}), flush=True)

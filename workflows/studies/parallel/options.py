@@ -24,7 +24,7 @@ class ParallelOptions(RecordedStudyOptions, SourceReadingOptions):
     size: int = option(224, "side of the squares, in pixels", minimum=1, maximum=4_096)
     seeds: int = option(
         5,
-        "number of rounds, each of which runs every way once, in a random order",
+        "number of rounds, each of which runs every method once, in a random order",
         minimum=1,
         maximum=1_000,
     )

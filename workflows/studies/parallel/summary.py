@@ -8,18 +8,18 @@ from typing import Any
 
 from workflows.reports.figures import Estimate, Figure, interval_figure
 from workflows.reports.table import Table
-from workflows.studies.arm_tables import Metric, interval_of, ratio_of
+from workflows.studies.arm_tables import StudyMetric, interval_of, ratio_of
 from workflows.studies.intervals import MeanInterval
-from workflows.studies.parallel.arms import COLD, SERIAL, WARM, WAY_NAMES, ParallelArm
+from workflows.studies.parallel.arms import COLD, METHOD_NAMES, SERIAL, WARM, ParallelArm
 from workflows.studies.report import StudyReport
 from workflows.studies.runs import StudyRun
 
-RATE = Metric(name="images_per_second", heading="images/s", decimals=0, is_rate=True)
-CPU = Metric(name="cpu_ms", heading="CPU ms", decimals=2, is_rate=True)
-DECODE = Metric(name="decode_ms", heading="decode, ms", decimals=2, is_rate=True)
-RESIZE = Metric(name="resize_ms", heading="resize, ms", decimals=2, is_rate=True)
-LOCK = Metric(name="lock_share", heading="lock held", percent=True, is_rate=True)
-MEMORY = Metric(name="memory_bytes", heading="memory")
+RATE = StudyMetric(name="images_per_second", heading="images/s", decimals=0, is_rate=True)
+CPU = StudyMetric(name="cpu_ms", heading="CPU ms", decimals=2, is_rate=True)
+DECODE = StudyMetric(name="decode_ms", heading="decode, ms", decimals=2, is_rate=True)
+RESIZE = StudyMetric(name="resize_ms", heading="resize, ms", decimals=2, is_rate=True)
+LOCK = StudyMetric(name="lock_share", heading="lock held", percent=True, is_rate=True)
+MEMORY = StudyMetric(name="memory_bytes", heading="memory")
 MEGABYTE = 1e6
 BESIDE = MappingProxyType(
     {
@@ -28,7 +28,7 @@ BESIDE = MappingProxyType(
         "dask-processes": "processes-kept",
     }
 )
-"""The way that each of these is compared with, to see what it costs."""
+"""The method that each of these is compared with, to see what it costs."""
 LESSON_IMAGES = 2_000
 """The number of images of the timings of the lesson."""
 LESSON_SECONDS = {
@@ -54,30 +54,32 @@ def report_of(
         arms: The arms; the first of them is the interpreter's own.
         settings: The settings of the study.
     """
-    libraries = [arm for arm in arms if arm.way == SERIAL and arm.cache == WARM and not arm.buffers]
-    # The ways all run with the library of the arms that have several threads or processes.
-    library = next(arm.library for arm in arms if arm.way != SERIAL)
-    ways = [arm for arm in arms if arm.library == library]
+    libraries = [
+        arm for arm in arms if arm.method == SERIAL and arm.cache == WARM and not arm.buffers
+    ]
+    # The methods all run with the library of the arms that have several threads or processes.
+    library = next(arm.library for arm in arms if arm.method != SERIAL)
+    methods = [arm for arm in arms if arm.library == library]
     tables = [_library_table(runs, libraries)]
     figures: dict[str, Figure] = {}
     for cache, text in ((WARM, "files in memory"), (COLD, "files on the disk alone")):
-        chosen = [arm for arm in ways if arm.cache == cache]
+        chosen = [arm for arm in methods if arm.cache == cache]
         if chosen:
-            tables.append(_way_table(runs, chosen, f"Ways, {text}"))
-            figures[f"ways-{cache}"] = _figure(runs, chosen, f"{library}, {text}")
+            tables.append(_method_table(runs, chosen, f"Methods, {text}"))
+            figures[f"methods-{cache}"] = _figure(runs, chosen, f"{library}, {text}")
     tables.append(_lesson_table())
     return StudyReport(
         title="Threads, processes and SIMD",
         question="Which library and how many threads or processes decode and resize fastest here,"
         " and what does the interpreter's lock cost?",
-        answers=[*_library_answers(runs, libraries), *_way_answers(runs, ways)],
+        answers=[*_library_answers(runs, libraries), *_method_answers(runs, methods)],
         tables=tables,
         figures=figures,
         notes=[
-            "Each way decodes whole images and resizes their centre once, as the lesson does; the"
-            " time begins when its threads or processes are ready. All ways of a round run in a"
-            " random order, and ratios are of pairs of the same round.",
-            "Ways with the same library made the same pixels: their checksums are equal.",
+            "Each method decodes whole images and resizes their centre once, as the lesson does."
+            " Its time begins when its threads or processes are ready. All methods of a round run in"
+            " a random order, and ratios are of pairs of the same round.",
+            "Methods with the same library made the same pixels: their checksums are equal.",
             "The share of the lock is that of a sampler (py-spy), scaled by a second in which the"
             " lock was held all the time.",
             "Processes return pixels to the command, unless they keep them; `prepare` lets each"
@@ -96,15 +98,15 @@ def _library_table(runs: Sequence[StudyRun], arms: Sequence[ParallelArm]) -> Tab
     return Table("Libraries", [*columns, LOCK.column], rows, columns[:1])
 
 
-def _way_table(runs: Sequence[StudyRun], arms: Sequence[ParallelArm], title: str) -> Table:
-    serial = next(arm for arm in arms if arm.way == SERIAL and not arm.buffers)
+def _method_table(runs: Sequence[StudyRun], arms: Sequence[ParallelArm], title: str) -> Table:
+    serial = next(arm for arm in arms if arm.method == SERIAL and not arm.buffers)
     rows = []
     for arm in arms:
         ratio = None if arm is serial else ratio_of(runs, arm.name, serial.name, RATE.name)
         memory = interval_of(runs, arm.name, MEMORY)
         rows.append(
             [
-                arm.way_text,
+                arm.method_text,
                 _text(runs, arm, RATE),
                 "" if ratio is None else ratio_text(ratio),
                 _text(runs, arm, CPU),
@@ -112,19 +114,19 @@ def _way_table(runs: Sequence[StudyRun], arms: Sequence[ParallelArm], title: str
                 "-" if memory is None else f"{memory.mean / MEGABYTE:,.0f}",
             ]
         )
-    columns = ["way", RATE.heading, "over serial", CPU.heading, LOCK.column, "memory, MB"]
+    columns = ["method", RATE.heading, "over serial", CPU.heading, LOCK.column, "memory, MB"]
     return Table(title, columns, rows, columns[:1])
 
 
 def _lesson_table() -> Table:
     rows = [
-        [way, f"{seconds:.2f}", f"{LESSON_IMAGES / seconds:,.0f}",
+        [method, f"{seconds:.2f}", f"{LESSON_IMAGES / seconds:,.0f}",
          f"{LESSON_SECONDS['serial'] / seconds:.2f}"]
-        for way, seconds in LESSON_SECONDS.items()
+        for method, seconds in LESSON_SECONDS.items()
     ]  # fmt: skip
-    columns = ["way", "seconds", "images/s", "over serial"]
+    columns = ["method", "seconds", "images/s", "over serial"]
     return Table(
-        "The lesson's timings, 2,000 images, cold, another machine", columns, rows, ["way"]
+        "The lesson's timings, 2,000 images, cold, another machine", columns, rows, ["method"]
     )
 
 
@@ -133,10 +135,10 @@ def _figure(runs: Sequence[StudyRun], arms: Sequence[ParallelArm], title: str) -
     for arm in arms:
         interval = interval_of(runs, arm.name, RATE)
         if interval is not None:
-            name = WAY_NAMES[arm.way]
+            name = METHOD_NAMES[arm.method]
             estimates.append(
                 Estimate(
-                    label=arm.way_text,
+                    label=arm.method_text,
                     value=interval.mean,
                     low=interval.low,
                     high=interval.high,
@@ -157,7 +159,7 @@ def ratio_text(ratio: MeanInterval) -> str:
     return f"{ratio.mean:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
 
 
-def _text(runs: Sequence[StudyRun], arm: ParallelArm, metric: Metric) -> str:
+def _text(runs: Sequence[StudyRun], arm: ParallelArm, metric: StudyMetric) -> str:
     interval = interval_of(runs, arm.name, metric)
     return "-" if interval is None else metric.text(interval)
 
@@ -180,8 +182,8 @@ def _library_answers(runs: Sequence[StudyRun], arms: Sequence[ParallelArm]) -> I
         yield _ratio_sentence("Resizing with Pillow-SIMD", resize, than="Pillow")
         decode = ratio_of(runs, stock.name, simd.name, DECODE.name)
         yield _ratio_sentence("Decoding with Pillow-SIMD", decode, than="Pillow")
-        whole = ratio_of(runs, simd.name, stock.name, RATE.name)
-        yield _ratio_sentence("A whole image with Pillow-SIMD", whole, than="Pillow")
+        rate = ratio_of(runs, simd.name, stock.name, RATE.name)
+        yield _ratio_sentence("A whole image with Pillow-SIMD", rate, than="Pillow")
         bound = _bound(runs, stock)
         yield (
             f"Resizing that took no time at all would make Pillow {bound:.2f} times as fast: the"
@@ -201,13 +203,13 @@ def _bound(runs: Sequence[StudyRun], arm: ParallelArm) -> float:
     return (decode.mean + resize.mean) / decode.mean
 
 
-def _way_answers(runs: Sequence[StudyRun], arms: Sequence[ParallelArm]) -> Iterator[str]:
+def _method_answers(runs: Sequence[StudyRun], arms: Sequence[ParallelArm]) -> Iterator[str]:
     for cache, text in ((WARM, "from memory"), (COLD, "from the disk")):
-        chosen = {(a.way, a.workers): a for a in arms if a.cache == cache and not a.buffers}
-        numbers = sorted({workers for way, workers in chosen if way == "threads"})
+        chosen = {(a.method, a.workers): a for a in arms if a.cache == cache and not a.buffers}
+        numbers = sorted({workers for method, workers in chosen if method == "threads"})
         for number in (numbers[:1] + numbers[-1:]) if numbers else ():
             threads, processes = (
-                chosen.get((way, number)) for way in ("threads", "processes-kept")
+                chosen.get((method, number)) for method in ("threads", "processes-kept")
             )
             if threads is not None and processes is not None:
                 ratio = ratio_of(runs, threads.name, processes.name, RATE.name)
@@ -225,31 +227,33 @@ def _number_answers(
     text: str,
 ) -> Iterator[str]:
     """Yield what twice as many threads or processes as cores change."""
-    for way in ("threads", "processes-kept"):
-        ends = [chosen[way, number] for number in numbers if (way, number) in chosen]
+    for method in ("threads", "processes-kept"):
+        ends = [chosen[method, number] for number in numbers if (method, number) in chosen]
         if len(ends) > 1:
             ratio = ratio_of(runs, ends[-1].name, ends[0].name, RATE.name)
             yield _ratio_sentence(
-                f"{ends[-1].way_text}, {text}", ratio, than=f"{ends[0].workers} of them"
+                f"{ends[-1].method_text}, {text}", ratio, than=f"{ends[0].workers} of them"
             )
 
 
 def _cost_answers(runs: Sequence[StudyRun], arms: Sequence[ParallelArm]) -> Iterator[str]:
     warm = [arm for arm in arms if arm.cache == WARM]
-    plain = {(arm.way, arm.workers): arm for arm in warm if not arm.buffers}
+    plain = {(arm.method, arm.workers): arm for arm in warm if not arm.buffers}
     for arm in warm:
-        beside = plain.get((arm.way, arm.workers))
+        beside = plain.get((arm.method, arm.workers))
         if arm.buffers and beside is not None:
             ratio = ratio_of(runs, arm.name, beside.name, RATE.name)
-            yield _ratio_sentence(f"{arm.way_text}", ratio, than="the same without them")
-        pool = BESIDE.get(arm.way)
+            yield _ratio_sentence(f"{arm.method_text}", ratio, than="the same without them")
+        pool = BESIDE.get(arm.method)
         beside = plain.get((pool or "", arm.workers))
-        if beside is not None and arm.workers == min(n for way, n in plain if way == arm.way):
+        if beside is not None and arm.workers == min(
+            n for method, n in plain if method == arm.method
+        ):
             ratio = ratio_of(runs, arm.name, beside.name, RATE.name)
-            yield _ratio_sentence(arm.way_text, ratio, than=beside.way_text)
+            yield _ratio_sentence(arm.method_text, ratio, than=beside.method_text)
     for arm in warm:
         share = interval_of(runs, arm.name, LOCK)
-        if share is not None and arm.way == SERIAL:
+        if share is not None and arm.method == SERIAL:
             yield (
                 f"One thread holds the interpreter's lock {LOCK.text(share)} % of the time: the"
                 f" lock alone would allow {1 / max(share.mean, 1e-3):,.0f} threads to work at once."

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import tarfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tests.commands import run
 from tests.images import make_folder
 from workflows.cli import main
+from workflows.preparation.options import AUTO_WORKERS, PrepareOptions
 from workflows.preparation.tuning import command as tuning
+from workflows.preparation.tuning.settings import Setting
 
 SETTING = r"--workers (\d+) --threads (\d+) --readers (\d+)"
 
@@ -75,14 +80,31 @@ def test_workers_are_a_number_or_tuned_on_this_machine(
     assert message in capsys.readouterr().err
 
 
+def test_further_splits_get_the_choice_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cluster that has started, to stream a source, is not tuned, and a line says so."""
+    options = PrepareOptions(
+        source=str(tmp_path), store=str(tmp_path / "store"), workers=AUTO_WORKERS, readers=7
+    )
+    cluster: Any = SimpleNamespace(is_started=True)
+    split: Any = (options, None, None, None, (), cluster)
+    tuner = tuning.Tuner()
+    assert tuner.readers(*split) == 7
+    assert "--workers auto: the workers have started already" in capsys.readouterr().out
+    tuner._chosen = Setting(2, 2, 4)
+    assert tuner.readers(*split) == 4
+    assert capsys.readouterr().out == ""
+    numbered: Any = (dataclasses.replace(options, workers=2), *split[1:])
+    assert tuning.Tuner().readers(*numbered) == 7
+
+
 def test_a_large_split_is_tuned_before_its_workers_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The cluster and the tasks get what the trials have chosen."""
     from pipeline import code_digest
     from workflows.preparation import prepare
-    from workflows.preparation.options import AUTO_WORKERS, PrepareOptions
-    from workflows.preparation.tuning.settings import Setting
     from workflows.preparation.tuning.trials import Rate, Trials
 
     class Stop(Exception):

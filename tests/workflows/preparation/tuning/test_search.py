@@ -7,7 +7,7 @@ import random
 import pytest
 
 from pipeline.ingest.trial import GROUP
-from workflows.preparation.tuning.search import Outcome, search
+from workflows.preparation.tuning.search import SearchOutcome, search
 from workflows.preparation.tuning.settings import Setting, worker_settings
 from workflows.preparation.tuning.trials import Rate
 
@@ -42,7 +42,7 @@ class Machine:
         rate = self.rate(setting) * drift * self._random.lognormvariate(0, self.noise)
         return Rate(rate, wait_share)
 
-    def search(self, *, readers: int | None = None, seconds: float = 40.0) -> Outcome:
+    def search(self, *, readers: int | None = None, seconds: float = 40.0) -> SearchOutcome:
         """Search among the settings of this machine."""
         settings = worker_settings(self.cores, 1, task_bytes=1, limit_bytes=2**50)
         default = Setting(self.cores, 1, 1)
@@ -51,7 +51,7 @@ class Machine:
             clock=lambda: self.now,
         )  # fmt: skip
 
-    def share_of_best(self, outcome: Outcome) -> float:
+    def share_of_best(self, outcome: SearchOutcome) -> float:
         """Return the true rate of the chosen setting, as a share of the best one's."""
         best = max(self.rate(candidate.setting) for candidate in outcome.candidates)
         return self.rate(outcome.chosen.setting) / best

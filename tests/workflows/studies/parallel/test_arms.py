@@ -1,4 +1,4 @@
-"""The ways that are compared, and the interpreters that take part."""
+"""The methods that are compared, and the interpreters that take part."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ FREE = Interpreter("free", STOCK, "12.1.1", has_lock=False, decoders=("pillow",)
 
 @given(cores=st.integers(1, 128), quick=st.booleans())
 def test_arms_have_unique_names_and_one_to_two_workers_a_core(cores: int, quick: bool) -> None:
-    """A name leads to one way, in every run of the study."""
+    """A name leads to one method, in every run of the study."""
     arms = list(arms_of([OWN, OTHER, FREE], cores=cores, quick=quick))
     assert len({arm.name for arm in arms}) == len(arms)
-    numbers = {arm.workers for arm in arms if arm.way != "serial"}
+    numbers = {arm.workers for arm in arms if arm.method != "serial"}
     assert min(numbers) == cores
     assert max(numbers) == 2 * cores
     assert worker_numbers(cores) == sorted(set(worker_numbers(cores)))
 
 
 def test_an_interpreter_without_a_lock_runs_threads() -> None:
-    """It has no other ways, and only the library that it has."""
+    """It has no other methods, and only the library that it has."""
     arms = [arm for arm in arms_of([OWN, FREE], cores=2) if arm.interpreter is FREE]
-    assert {(arm.way, arm.workers) for arm in arms} == {
+    assert {(arm.method, arm.workers) for arm in arms} == {
         ("serial", 1), ("threads", 2), ("threads", 3), ("threads", 4),
     }  # fmt: skip
     assert {arm.decoder for arm in arms} == {"pillow"}

@@ -26,12 +26,12 @@ def test_answers_follow_from_paired_rounds() -> None:
     for seed, machine in enumerate((1.0, 10.0, 3.0)):
         for arm in arms:
             resize = 0.2 if arm.interpreter is OWN else 1.2
-            rate = machine * 400 * (1.8 if arm.way == "threads" else 1.0)
+            rate = machine * 400 * (1.8 if arm.method == "threads" else 1.0)
             metrics = {
                 "images_per_second": rate, "cpu_ms": 2.0, "memory_bytes": 1e8, "checksum": 1.0,
                 "decode_ms": 2.0 / machine, "resize_ms": resize / machine,
             }  # fmt: skip
-            if arm.way == "serial":
+            if arm.method == "serial":
                 metrics["lock_share"] = 0.05
             runs.append(StudyRun(arm=arm.name, seed=seed, metrics=metrics, seconds=1.0))
     report = report_of(runs, arms, {})
@@ -44,7 +44,7 @@ def test_answers_follow_from_paired_rounds() -> None:
     )
     assert "4 threads, from the disk, beside 2 of them: no difference seen" in answers
     assert "the lock alone would allow 20 threads to work at once" in answers
-    assert set(report.figures) == {"ways-warm", "ways-cold"}
+    assert set(report.figures) == {"methods-warm", "methods-cold"}
     assert report.tables[-1].rows[-1] == ["16 threads", "3.22", "621", "7.86"]
 
 

@@ -1,4 +1,4 @@
-"""The program that measures: every way makes the same pixels of every image."""
+"""The program that measures: every method makes the same pixels of every image."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def measured(folder: Path, **choices: Any) -> dict[str, Any]:
     return result
 
 
-@pytest.mark.parametrize("way", ["threads", "processes"])
-def test_all_pixels_are_those_of_pillow(tmp_path: Path, way: str) -> None:
+@pytest.mark.parametrize("method", ["threads", "processes"])
+def test_all_pixels_are_those_of_pillow(tmp_path: Path, method: str) -> None:
     """The centre of each image, resized with a bilinear filter, in the order of the list."""
     files = file_list(tmp_path)
-    result = measured(tmp_path, way=way, workers=2, pixels=str(tmp_path / "pixels.npy"))
+    result = measured(tmp_path, method=method, workers=2, pixels=str(tmp_path / "pixels.npy"))
     pixels = np.load(tmp_path / "pixels.npy")
     for path, square in zip(files.read_text().splitlines(), pixels, strict=True):
         with Image.open(path) as image:
@@ -60,13 +60,13 @@ def test_all_pixels_are_those_of_pillow(tmp_path: Path, way: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("way", OPENERS)
+@pytest.mark.parametrize("method", OPENERS)
 @pytest.mark.parametrize("decoder", ["pillow", "simplejpeg"])
-def test_every_way_does_the_same_work(tmp_path: Path, way: str, decoder: str) -> None:
+def test_every_way_does_the_same_work(tmp_path: Path, method: str, decoder: str) -> None:
     """The checksums are equal, cold or warm, with or without buffers."""
     file_list(tmp_path)
     serial = measured(tmp_path, decoder=decoder)
-    result = measured(tmp_path, way=way, workers=3, decoder=decoder, cold=True, buffers=True)
+    result = measured(tmp_path, method=method, workers=3, decoder=decoder, cold=True, buffers=True)
     assert result["checksum"] == serial["checksum"]
     assert result["images"] == IMAGES
 
