@@ -77,8 +77,8 @@ def report_of(
         figures=figures,
         notes=[
             "Each method decodes whole images and resizes their centre once, as the lesson does."
-            " Its time begins when its threads or processes are ready. All methods of a round run in"
-            " a random order, and ratios are of pairs of the same round.",
+            " The time begins when its threads or processes are ready. All methods of a round run"
+            " in a random order, and ratios are of pairs of the same round.",
             "Methods with the same library made the same pixels: their checksums are equal.",
             "The share of the lock is that of a sampler (py-spy), scaled by a second in which the"
             " lock was held all the time.",
