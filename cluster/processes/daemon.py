@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,6 +25,8 @@ from cluster.defaults import xdg_folder
 from cluster.errors import ClusterError
 
 STOP_SECONDS = 30.0
+EXEC_SECONDS = 0.1
+"""Time that a process without an environment gets to start its program."""
 MARK_VARIABLE = "TESSERAE_BACKGROUND"
 """The environment variable with the mark."""
 
@@ -230,9 +233,21 @@ def _is_same_machine(started_on: dict[str, str], current: dict[str, str]) -> boo
 def _has_mark(process: psutil.Process, mark: str) -> bool:
     try:
         running = process.status() != psutil.STATUS_ZOMBIE
-        return running and process.environ().get(MARK_VARIABLE) == mark
+        return running and _environment(process).get(MARK_VARIABLE) == mark
     except (psutil.Error, OSError):
         return False
+
+
+def _environment(process: psutil.Process) -> dict[str, str]:
+    """Return the environment of a process, waiting for it if the process is just starting."""
+    # While the kernel replaces the program of a process, its environment is empty, and `Popen` may
+    # have returned already. Threads of the kernel have neither an environment nor a file.
+    deadline = time.monotonic() + EXEC_SECONDS
+    while not (environment := process.environ()) and process.exe():
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.001)
+    return environment
 
 
 def _record_path(folder: Path, name: str) -> Path:

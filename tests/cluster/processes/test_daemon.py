@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -168,6 +169,22 @@ daemon.start(Path({str(folder)!r}), "one", ["sleep", "600"])
 """
     done = subprocess.run([sys.executable, "-c", code], check=False)
     assert done.returncode == -9
+    assert daemon.process(folder, "one") is not None
+    assert daemon.stop(folder, "one")
+
+
+def test_a_program_is_found_while_the_kernel_starts_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The environment of a process is empty until the kernel has replaced its program."""
+    daemon.start(folder, "one", ["sleep", "600"])
+    environ, calls = psutil.Process.environ, Counter[int]()
+
+    def late(self: psutil.Process) -> dict[str, str]:
+        calls[self.pid] += 1
+        return environ(self) if calls[self.pid] > 3 else {}
+
+    monkeypatch.setattr(psutil.Process, "environ", late)
     assert daemon.process(folder, "one") is not None
     assert daemon.stop(folder, "one")
 
