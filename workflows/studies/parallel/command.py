@@ -128,6 +128,8 @@ def _measured(
         "memory_bytes": result["memory_bytes"],
         "checksum": result["checksum"],
     }
+    if arm.cache != WARM and result["cached_share"] is not None:
+        metrics["cached_share"] = result["cached_share"]
     in_threads = arm.method in ("serial", "threads") and arm.cache == WARM and not arm.buffers
     if sampler is not None and in_threads and arm.interpreter.has_lock:
         repeats = 1 + int(SAMPLED_SECONDS / result["seconds"])

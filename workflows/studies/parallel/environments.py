@@ -24,11 +24,10 @@ FREE_THREADED_VERSIONS = ("3.15", "3.14", "3.13")
 """The versions of Python that exist without a global lock, the newest first."""
 INSTALL_SECONDS = 900.0
 """How long pip may take to create an environment: it may compile Pillow-SIMD."""
-PROBE = (
-    "import json, sys, PIL; print(json.dumps([PIL.__version__,"
-    " getattr(sys, '_is_gil_enabled', lambda: True)()]))"
-)
-"""A program that prints the version of Pillow and whether there is a global lock."""
+HAS_LOCK = "getattr(sys, '_is_gil_enabled', lambda: True)()"
+PROBE = f"import json, sys, numpy, PIL.Image; print(json.dumps([PIL.__version__, {HAS_LOCK}]))"
+"""A program that prints the version of Pillow and whether there is a global lock. Importing a
+library that needs the lock brings it back."""
 
 Report = Callable[[str], None]
 
@@ -105,9 +104,13 @@ def free_threaded(python: str | None, folder: Path, report: Report) -> Interpret
                 " such as python3.14t."
             )
         return None
-    return _environment(
+    environment = _environment(
         folder / Path(program).name, program, [f"pillow=={PILLOW_STOCK}"], STOCK, report
     )
+    if environment is not None and environment.has_lock:
+        report(f"{Path(program).name} is left out: numpy or Pillow turns its global lock on")
+        return None
+    return environment
 
 
 def _environment(
@@ -126,7 +129,8 @@ def _environment(
         report(f"{kind} is left out: {python} fails: {_last_line(done.stderr)}")
         return None
     version, has_lock = json.loads(done.stdout)
-    probe = subprocess.run([python, "-c", "import simplejpeg"], capture_output=True, check=False)
+    simplejpeg = f"import sys, numpy, PIL.Image, simplejpeg; sys.exit({HAS_LOCK} != {has_lock})"
+    probe = subprocess.run([python, "-c", simplejpeg], capture_output=True, check=False)
     decoders = ("pillow",) if probe.returncode else ("pillow", "simplejpeg")
     return Interpreter(str(python), kind, version, has_lock, decoders)
 

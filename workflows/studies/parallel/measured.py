@@ -34,6 +34,9 @@ from PIL import Image
 
 GROUP = 8
 """The number of images of a message to a process."""
+CHECKED_FILES = 8
+"""The number of files of which it is checked that they left the page cache: few, as a check may
+start reading a file again."""
 CALIBRATION_SECONDS = 1.0
 """How long a loop holds the interpreter's lock, by which samples of it are scaled."""
 
@@ -287,6 +290,30 @@ def remove_from_cache(paths: Iterable[str]) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def cached_share(paths: Sequence[str]) -> float | None:
+    """Return the share of files whose first byte is in the page cache, 0 to 1.
+
+    Some file systems keep pages that they were advised to drop. A few of the files are looked at.
+
+    Args:
+        paths: The files.
+
+    Returns:
+        The share; None if the system does not tell.
+    """
+    sample = paths[:: -(-len(paths) // CHECKED_FILES)]
+    cached = 0
+    for path in sample:
+        with Path(path).open("rb", buffering=0) as file:
+            try:
+                cached += os.preadv(file.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT)
+            except BlockingIOError:
+                continue
+            except (AttributeError, OSError):
+                return None
+    return cached / len(sample)
+
+
 def main() -> None:
     """Measure the task of the first argument, and print the result as a line of JSON."""
     task = Task(**json.loads(sys.argv[1]))
@@ -295,13 +322,15 @@ def main() -> None:
         calibrate()
     with ExitStack() as stack:
         run = OPENERS[task.method](task, stack)
+        share: float | None = 1.0
         if task.cold:
             remove_from_cache(paths)
+            share = cached_share(paths)
         else:
             for path in paths:  # not decoded, so that all methods begin alike
                 Path(path).read_bytes()
         result = measure(task, run, paths)
-    print(json.dumps({**asdict(task), **result}), flush=True)
+    print(json.dumps({**asdict(task), **result, "cached_share": share}), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ from typing import Any
 
 from workflows.reports.figures import Estimate, Figure, interval_figure
 from workflows.reports.table import Table
-from workflows.studies.arm_tables import StudyMetric, interval_of, ratio_of
-from workflows.studies.intervals import MeanInterval
+from workflows.studies.arm_tables import StudyMetric, interval_of, ratio_of, values_of
+from workflows.studies.intervals import MeanInterval, geometric_interval
 from workflows.studies.parallel.arms import COLD, METHOD_NAMES, SERIAL, WARM, ParallelArm
+from workflows.studies.parallel.environments import Interpreter
 from workflows.studies.report import StudyReport
 from workflows.studies.runs import StudyRun
 
@@ -21,6 +22,15 @@ RESIZE = StudyMetric(name="resize_ms", heading="resize, ms", decimals=2, is_rate
 LOCK = StudyMetric(name="lock_share", heading="lock held", percent=True, is_rate=True)
 MEMORY = StudyMetric(name="memory_bytes", heading="memory")
 MEGABYTE = 1e6
+CACHE_TEXTS = MappingProxyType({WARM: "files in memory", COLD: "files on the disk alone"})
+"""The titles of the tables of files in memory and of others."""
+MAX_CACHED_SHARE = 0.5
+"""The share of files in memory from which on arms without files in memory are left out."""
+WARM_NOTE = (
+    "The files could not be removed from the page cache of this system, so nothing is said about"
+    " files on the disk alone."
+)
+"""The note in place of tables and answers on files that are not in memory."""
 BESIDE = MappingProxyType(
     {
         "processes": "processes-kept",
@@ -57,22 +67,31 @@ def report_of(
     libraries = [
         arm for arm in arms if arm.method == SERIAL and arm.cache == WARM and not arm.buffers
     ]
-    # The methods all run with the library of the arms that have several threads or processes.
-    library = next(arm.library for arm in arms if arm.method != SERIAL)
-    methods = [arm for arm in arms if arm.library == library]
+    groups = _method_groups(arms)
+    methods = groups[0]
+    is_cold = _files_leave_memory(runs, methods)
+    if not is_cold:
+        methods = [arm for arm in methods if arm.cache == WARM]
     tables = [_library_table(runs, libraries)]
     figures: dict[str, Figure] = {}
-    for cache, text in ((WARM, "files in memory"), (COLD, "files on the disk alone")):
+    for cache, text in CACHE_TEXTS.items():
         chosen = [arm for arm in methods if arm.cache == cache]
         if chosen:
             tables.append(_method_table(runs, chosen, f"Methods, {text}"))
-            figures[f"methods-{cache}"] = _figure(runs, chosen, f"{library}, {text}")
+            figures[f"methods-{cache}"] = _figure(runs, chosen, f"{chosen[0].library}, {text}")
+    for free in groups[1:]:
+        title = f"{free[0].library} without a lock, {CACHE_TEXTS[WARM]}"
+        tables.append(_method_table(runs, free, title))
     tables.append(_lesson_table())
     return StudyReport(
         title="Threads, processes and SIMD",
         question="Which library and how many threads or processes decode and resize fastest here,"
         " and what does the interpreter's lock cost?",
-        answers=[*_library_answers(runs, libraries), *_method_answers(runs, methods)],
+        answers=[
+            *_library_answers(runs, [arm for arm in libraries if arm.interpreter.has_lock]),
+            *_method_answers(runs, methods),
+            *(answer for free in groups[1:] for answer in _free_answers(runs, free)),
+        ],
         tables=tables,
         figures=figures,
         notes=[
@@ -84,18 +103,54 @@ def report_of(
             " lock was held all the time.",
             "Processes return pixels to the command, unless they keep them; `prepare` lets each"
             " process write its own.",
+            *([] if is_cold else [WARM_NOTE]),
         ],
         settings=settings,
     )
 
 
+def _method_groups(arms: Sequence[ParallelArm]) -> list[list[ParallelArm]]:
+    """Return the arms whose methods are compared: those of each interpreter that has several.
+
+    They all have the library of its arms with several threads or processes. The first group is that
+    of the interpreter's own, the others are of interpreters without a lock: they may have another
+    Python and another Pillow, so they are compared among themselves alone.
+    """
+    groups: dict[Interpreter, str] = {}
+    for arm in arms:
+        if arm.method != SERIAL:
+            groups[arm.interpreter] = arm.decoder
+    return [
+        [arm for arm in arms if arm.interpreter == interpreter and arm.decoder == decoder]
+        for interpreter, decoder in groups.items()
+    ]
+
+
+def _files_leave_memory(runs: Sequence[StudyRun], arms: Sequence[ParallelArm]) -> bool:
+    """Return False if the files of cold arms were still in memory, as some disks have it."""
+    shares = [
+        share
+        for arm in arms
+        if arm.cache == COLD
+        for share in values_of(runs, arm.name, "cached_share").values()
+    ]
+    return not shares or sum(shares) / len(shares) < MAX_CACHED_SHARE
+
+
 def _library_table(runs: Sequence[StudyRun], arms: Sequence[ParallelArm]) -> Table:
     rows = [
-        [arm.library, *(_text(runs, arm, metric) for metric in (RATE, DECODE, RESIZE, CPU, LOCK))]
+        [
+            _library_text(arm),
+            *(_text(runs, arm, metric) for metric in (RATE, DECODE, RESIZE, CPU, LOCK)),
+        ]
         for arm in arms
     ]
     columns = ["library, serial", RATE.heading, DECODE.heading, RESIZE.heading, CPU.heading]
     return Table("Libraries", [*columns, LOCK.column], rows, columns[:1])
+
+
+def _library_text(arm: ParallelArm) -> str:
+    return arm.library if arm.interpreter.has_lock else f"{arm.library}, no lock"
 
 
 def _method_table(runs: Sequence[StudyRun], arms: Sequence[ParallelArm], title: str) -> Table:
@@ -184,10 +239,9 @@ def _library_answers(runs: Sequence[StudyRun], arms: Sequence[ParallelArm]) -> I
         yield _ratio_sentence("Decoding with Pillow-SIMD", decode, than="Pillow")
         rate = ratio_of(runs, simd.name, stock.name, RATE.name)
         yield _ratio_sentence("A whole image with Pillow-SIMD", rate, than="Pillow")
-        bound = _bound(runs, stock)
         yield (
-            f"Resizing that took no time at all would make Pillow {bound:.2f} times as fast: the"
-            " rest is decoding (Amdahl's law)."
+            f"Resizing that took no time at all would make Pillow {ratio_text(_bound(runs, stock))}"
+            " times as fast: the rest is decoding (Amdahl's law)."
         )
     for arm in arms:
         if arm.decoder == "simplejpeg" and arm.interpreter.pillow in by_library:
@@ -196,11 +250,9 @@ def _library_answers(runs: Sequence[StudyRun], arms: Sequence[ParallelArm]) -> I
             yield _ratio_sentence(f"Decoding with {arm.library}", decode, than=plain.library)
 
 
-def _bound(runs: Sequence[StudyRun], arm: ParallelArm) -> float:
-    decode, resize = (interval_of(runs, arm.name, metric) for metric in (DECODE, RESIZE))
-    assert decode is not None
-    assert resize is not None
-    return (decode.mean + resize.mean) / decode.mean
+def _bound(runs: Sequence[StudyRun], arm: ParallelArm) -> MeanInterval:
+    decode, resize = (values_of(runs, arm.name, metric.name) for metric in (DECODE, RESIZE))
+    return geometric_interval([1 + resize[seed] / decode[seed] for seed in decode])
 
 
 def _method_answers(runs: Sequence[StudyRun], arms: Sequence[ParallelArm]) -> Iterator[str]:
@@ -236,6 +288,14 @@ def _number_answers(
             )
 
 
+def _free_answers(runs: Sequence[StudyRun], arms: Sequence[ParallelArm]) -> Iterator[str]:
+    """Yield how much faster threads without a lock are than one of them."""
+    serial, *threads = arms
+    for arm in threads[:1] + threads[-1:]:
+        ratio = ratio_of(runs, arm.name, serial.name, RATE.name)
+        yield _ratio_sentence(f"{arm.method_text}, from memory", ratio, than=serial.method_text)
+
+
 def _cost_answers(runs: Sequence[StudyRun], arms: Sequence[ParallelArm]) -> Iterator[str]:
     warm = [arm for arm in arms if arm.cache == WARM]
     plain = {(arm.method, arm.workers): arm for arm in warm if not arm.buffers}
@@ -243,7 +303,7 @@ def _cost_answers(runs: Sequence[StudyRun], arms: Sequence[ParallelArm]) -> Iter
         beside = plain.get((arm.method, arm.workers))
         if arm.buffers and beside is not None:
             ratio = ratio_of(runs, arm.name, beside.name, RATE.name)
-            yield _ratio_sentence(f"{arm.method_text}", ratio, than="the same without them")
+            yield _ratio_sentence(arm.method_text, ratio, than="the same without them")
         pool = BESIDE.get(arm.method)
         beside = plain.get((pool or "", arm.workers))
         if beside is not None and arm.workers == min(

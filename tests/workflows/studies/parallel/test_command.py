@@ -13,31 +13,41 @@ from tests.images import make_folder
 from workflows.studies.parallel.arms import arms_of
 from workflows.studies.parallel.environments import SIMD, STOCK, Interpreter
 from workflows.studies.parallel.summary import report_of
+from workflows.studies.report import StudyReport
 from workflows.studies.runs import StudyRun
 
 OWN = Interpreter("python", SIMD, "12.1.1.post0")
 OTHER = Interpreter("other", STOCK, "12.1.1")
+FREE = Interpreter("free", STOCK, "12.1.1", has_lock=False, decoders=("pillow",))
 
 
-def test_answers_follow_from_paired_rounds() -> None:
-    """Rounds differ by a factor of ten, and ratios of the same round do not."""
-    arms = list(arms_of([OWN, OTHER], cores=2))
+def report_with(*interpreters: Interpreter, **metrics: float) -> StudyReport:
+    """Return a report of three rounds that differ by a factor of ten, on a machine of two cores."""
+    arms = list(arms_of(list(interpreters), cores=2))
     runs = []
     for seed, machine in enumerate((1.0, 10.0, 3.0)):
         for arm in arms:
             resize = 0.2 if arm.interpreter is OWN else 1.2
-            rate = machine * 400 * (1.8 if arm.method == "threads" else 1.0)
-            metrics = {
+            gain = 1.8 if arm.interpreter.has_lock else 2.0
+            rate = machine * 400 * (gain if arm.method == "threads" else 1.0)
+            values = {
                 "images_per_second": rate, "cpu_ms": 2.0, "memory_bytes": 1e8, "checksum": 1.0,
-                "decode_ms": 2.0 / machine, "resize_ms": resize / machine,
+                "decode_ms": 2.0 / machine, "resize_ms": resize / machine, **metrics,
             }  # fmt: skip
-            if arm.method == "serial":
-                metrics["lock_share"] = 0.05
-            runs.append(StudyRun(arm=arm.name, seed=seed, metrics=metrics, seconds=1.0))
-    report = report_of(runs, arms, {})
+            if arm.interpreter is FREE:
+                values["decode_ms"] *= 7
+            if arm.method == "serial" and arm.interpreter.has_lock:
+                values["lock_share"] = 0.05
+            runs.append(StudyRun(arm=arm.name, seed=seed, metrics=values, seconds=1.0))
+    return report_of(runs, arms, {})
+
+
+def test_answers_follow_from_paired_rounds() -> None:
+    """Rounds differ by a factor of ten, and ratios of the same round do not."""
+    report = report_with(OWN, OTHER)
     answers = "\n".join(report.answers)
     assert "Resizing with Pillow-SIMD, beside Pillow: 6.00 (6.00 to 6.00) times as fast." in answers
-    assert "Resizing that took no time at all would make Pillow 1.60 times as fast" in answers
+    assert "no time at all would make Pillow 1.60 (1.60 to 1.60) times as fast" in answers
     assert (
         "2 threads, from memory, beside 2 processes that keep pixels: 1.80 (1.80 to 1.80) times"
         in answers
@@ -46,6 +56,33 @@ def test_answers_follow_from_paired_rounds() -> None:
     assert "the lock alone would allow 20 threads to work at once" in answers
     assert set(report.figures) == {"methods-warm", "methods-cold"}
     assert report.tables[-1].rows[-1] == ["16 threads", "3.22", "621", "7.86"]
+
+
+@pytest.mark.parametrize("own", [OWN, OTHER])
+def test_an_interpreter_without_a_lock_changes_no_other_answer(own: Interpreter) -> None:
+    """Its Python differs, too, so that it is compared with itself alone."""
+    interpreters = [own, *({OWN, OTHER} - {own})]
+    plain, report = report_with(*interpreters), report_with(*interpreters, FREE)
+    added = [answer for answer in report.answers if answer not in plain.answers]
+    assert added == [
+        "2 threads, no lock, from memory, beside serial, no lock: 2.00 (2.00 to 2.00) times as"
+        " fast.",
+        "4 threads, no lock, from memory, beside serial, no lock: 2.00 (2.00 to 2.00) times as"
+        " fast.",
+    ]
+    assert set(plain.answers) <= set(report.answers)
+    titles = [table.title for table in report.tables]
+    assert "Pillow without a lock, files in memory" in titles
+    assert [row[0] for row in report.tables[0].rows][-1] == "Pillow, no lock"
+
+
+def test_nothing_is_said_about_files_that_stay_in_memory() -> None:
+    """Some file systems do not remove pages on demand: arms that are named cold are warm there."""
+    report = report_with(OWN, cached_share=1.0)
+    assert set(report.figures) == {"methods-warm"}
+    assert not any("from the disk" in answer for answer in report.answers)
+    assert any("could not be removed from the page cache" in note for note in report.notes)
+    assert set(report_with(OWN, cached_share=0.0).figures) == {"methods-warm", "methods-cold"}
 
 
 @pytest.mark.slow

@@ -14,8 +14,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.commands import wait_until
 from tests.images import make_folder
-from workflows.studies.parallel.measured import OPENERS, Task, render
+from workflows.studies.parallel.measured import (
+    OPENERS,
+    Task,
+    cached_share,
+    remove_from_cache,
+    render,
+)
 
 PROGRAM = Path("workflows/studies/parallel/measured.py").absolute()
 SIZE = 16
@@ -56,6 +63,28 @@ def test_all_pixels_are_those_of_pillow(tmp_path: Path, method: str) -> None:
         assert np.array_equal(square, np.asarray(expected))
     assert result["images"] == IMAGES
     assert min(result["seconds"], result["cpu_seconds"], result["memory_bytes"]) > 0
+
+
+def test_files_in_memory_are_counted(tmp_path: Path) -> None:
+    """Files that have not left it would give a figure of a disk that was not read."""
+    paths = file_list(tmp_path).read_text().splitlines()
+    for path in paths:
+        Path(path).read_bytes()
+    if cached_share(paths) is None:
+        pytest.skip("the file system does not tell what is in memory")
+    assert cached_share(paths) == 1
+    for path in paths:
+        with Path(path).open("rb") as file:
+            os.fsync(file.fileno())
+
+    def is_removed() -> bool:
+        remove_from_cache(paths)
+        return cached_share(paths) == 0
+
+    if not wait_until(is_removed, 10):  # new files stay until the file system's journal is written
+        pytest.skip("the file system does not remove pages on demand")
+    assert measured(tmp_path)["cached_share"] == 1
+    assert 0 <= measured(tmp_path, cold=True)["cached_share"] <= 1
 
 
 @pytest.mark.slow
