@@ -147,7 +147,7 @@ def run_trial(
     return TrialCount(0, 0.0)
 
 
-def cached_share(root: str, samples: Sequence[Sample]) -> float:
+def cached_share(root: str, samples: Sequence[Sample]) -> float | None:
     """Return the share of samples whose first bytes are in the page cache, 0 to 1.
 
     Asking may start reading ahead, so those that were not there may be afterwards.
@@ -157,27 +157,26 @@ def cached_share(root: str, samples: Sequence[Sample]) -> float:
         samples: The samples, at least one.
 
     Returns:
-        1.0 for a URL, and where the file system does not tell, as nothing can be removed then.
+        The share; None for a URL, and where the file system does not tell.
 
     Raises:
         ReadError: A file cannot be opened.
     """
     if is_url(root) or not hasattr(os, "RWF_NOWAIT"):
-        return 1.0
-    return sum(_is_cached(root, sample) for sample in samples) / len(samples)
-
-
-def _is_cached(root: str, sample: Sample) -> bool:
-    try:
-        with Path(root, sample.path).open("rb", buffering=0) as file:
-            os.preadv(file.fileno(), [bytearray(1)], sample.offset or 0, os.RWF_NOWAIT)
-    except BlockingIOError:
-        return False
-    except OSError as e:
-        if e.errno == errno.EOPNOTSUPP:
-            return True
-        raise ReadError(f"cannot read {root}/{sample.path}: {e.strerror or e}") from None
-    return True
+        return None
+    cached = 0
+    for sample in samples:
+        try:
+            with Path(root, sample.path).open("rb", buffering=0) as file:
+                os.preadv(file.fileno(), [bytearray(1)], sample.offset or 0, os.RWF_NOWAIT)
+        except BlockingIOError:
+            continue
+        except OSError as e:
+            if e.errno == errno.EOPNOTSUPP:
+                return None
+            raise ReadError(f"cannot read {root}/{sample.path}: {e.strerror or e}") from None
+        cached += 1
+    return cached / len(samples)
 
 
 class _ColdReader(SourceReader):

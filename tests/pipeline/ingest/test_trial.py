@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 from pathlib import Path
@@ -27,14 +28,6 @@ def samples_of(root: Path) -> list[Sample]:
                None, None)
         for i, f in enumerate(files)
     ]  # fmt: skip
-
-
-def remove_from_cache(root: Path, samples: list[Sample]) -> None:
-    """Remove all images from the page cache."""
-    for sample in samples:
-        with (root / sample.path).open("rb") as file:
-            os.fsync(file.fileno())
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def work_of(root: Path, *, is_cold: bool = False) -> TrialWork:
@@ -113,20 +106,36 @@ def test_an_image_that_cannot_be_read_ends_a_trial(
         )  # fmt: skip
 
 
-def test_a_cold_source_stays_cold(tmp_path: Path) -> None:
-    """Each image leaves the page cache after it was read."""
+def test_a_cold_source_stays_cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each image leaves the page cache after it was read, and a warm one stays there."""
     source = make_folder(tmp_path / "source", IMAGES)
     samples = samples_of(source)
-    remove_from_cache(source, samples)
-    share = cached_share(str(source), samples)
-    if share == 1:
-        pytest.skip("the file system does not remove pages on demand, or does not tell")
-    assert share == 0
-    for is_cold, share in ((True, 0.0), (False, 1.0)):
-        remove_from_cache(source, samples)
+    advised: list[tuple[int, int, int]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda file, *advice: advised.append(advice))
+    for is_cold, expected in ((False, []), (True, [(0, s.num_bytes) for s in samples])):
         run_trial(
             work_of(source, is_cold=is_cold), iter(samples), None,
             name="a", readers=1, seconds=60, stop=Event(),
         )  # fmt: skip
-        assert cached_share(str(source), samples) == share
-    assert cached_share("https://example.org/images", samples) == 1
+        assert advised == [(*part, os.POSIX_FADV_DONTNEED) for part in expected]
+
+
+def test_images_in_memory_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system does not tell, the share is unknown; a missing file is an error."""
+    source = make_folder(tmp_path / "source", IMAGES)
+    samples = samples_of(source)
+    states = iter([errno.EAGAIN] * 10 + [0] * 30)
+
+    def preadv(*_: object) -> int:
+        if state := next(states):
+            raise OSError(state, os.strerror(state))
+        return 1
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    assert cached_share(str(source), samples) == 0.75
+    assert cached_share("https://example.org/images", samples) is None
+    states = iter([0, errno.EOPNOTSUPP])
+    assert cached_share(str(source), samples) is None
+    (source / samples[0].path).unlink()
+    with pytest.raises(ReadError, match=samples[0].path):
+        cached_share(str(source), samples)

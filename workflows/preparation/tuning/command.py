@@ -192,7 +192,7 @@ def _try_settings(
         codec=recipe.codec,
         chunk_rows=recipe.chunk_rows,
         max_image_bytes=recipe.max_image_bytes,
-        is_cold=share < WARM_SHARE,
+        is_cold=share is not None and share < WARM_SHARE,
     )
     task_bytes = _task_bytes(recipe, stored, objects)
     limit = limit_bytes()
@@ -240,7 +240,7 @@ def _task_bytes(recipe: Recipe, stored: StoreOptions, objects: Objects | None) -
 def _condition_lines(
     samples: TrialSamples,
     work: TrialWork,
-    share: float,
+    share: float | None,
     store: str | None,
     task_bytes: int,
     limit: int,
@@ -260,7 +260,9 @@ def _condition_lines(
         yield f"written and removed: {', '.join(map(array_text, work.arrays))} in {store}"
 
 
-def _cache_text(share: float) -> str:
+def _cache_text(share: float | None) -> str:
+    if share is None:
+        return "the system does not tell how many are in memory"
     if share >= WARM_SHARE:
         return f"{share:.0%} of a sample are in memory"
     return f"{1 - share:.0%} of a sample are on the disk alone"
