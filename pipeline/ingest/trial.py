@@ -68,9 +68,11 @@ class TrialCount:
     images: int
     """The number of images, those that could not be decoded included."""
     seconds: float
-    """The seconds that they took, without those of the first round of the readers."""
+    """The seconds that they took."""
     waited_seconds: float = 0.0
     """The part of these seconds in which the thread waited for an image to be read."""
+    num_read: int = 0
+    """The number of samples that were used up, those of the first round included."""
 
 
 def run_trial(
@@ -81,12 +83,14 @@ def run_trial(
     name: str,
     readers: int,
     seconds: float,
+    max_seconds: float,
     stop: Event,
 ) -> TrialCount:
     """Prepare images in this thread until the time is over.
 
     Readers of a slow source deliver their groups together, so whole rounds are counted, a group of
-    each reader. The first round is not: nothing else is done before it arrives.
+    each reader. The first round is not: nothing else is done before it arrives. A source that is
+    too slow for two rounds within *max_seconds* has all of its images counted, from the beginning.
 
     Args:
         work: The work on each image.
@@ -95,6 +99,8 @@ def run_trial(
         name: A name for the written objects, which no other thread uses.
         readers: The number of threads that read ahead.
         seconds: How long to go on after the first round, at least; the last one is completed.
+        max_seconds: How long to go on in all, and twice as long for the first round; the image at
+            hand is completed.
         stop: An event that ends the trial early.
 
     Returns:
@@ -107,7 +113,7 @@ def run_trial(
     """
     formats = [row_format(array) for array in work.arrays]
     round_images = max(MIN_DEPTH, readers) * GROUP
-    count, started, waited = 0, 0.0, 0.0
+    count, started, waited, first_waited = 0, 0.0, 0.0, 0.0
     with ExitStack() as stack:
         reader = _ColdReader(work.root) if work.is_cold else SourceReader(work.root)
         images = stack.enter_context(
@@ -124,7 +130,7 @@ def run_trial(
             )
         )
         sink = stack.enter_context(_Sink(work, objects, name))
-        free_since = time.perf_counter()
+        began = free_since = time.perf_counter()
         for data in images:
             waited += time.perf_counter() - free_since
             rows: Sequence[Row] = ()
@@ -137,11 +143,15 @@ def run_trial(
             count += 1
             free_since = time.perf_counter()
             if count == round_images:
-                started, waited = free_since, 0.0
+                started, waited, first_waited = free_since, 0.0, waited
             elif count % round_images == 0:
                 elapsed = free_since - started
                 if elapsed >= seconds:
-                    return TrialCount(count - round_images, elapsed, waited)
+                    return TrialCount(count - round_images, elapsed, waited, count)
+            elapsed = free_since - began
+            # Half of a round would hide what its readers do together, unless that takes minutes.
+            if elapsed >= (max_seconds if count >= round_images else 2 * max_seconds):
+                return TrialCount(count, elapsed, first_waited + waited, count)
             if stop.is_set():
                 break
     return TrialCount(0, 0.0)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import time
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 
 from pipeline.errors import ReadError
 from pipeline.ingest.source_index import Sample
 from pipeline.ingest.trial import GROUP, TrialWork, cached_share, run_trial
+from pipeline.sources.reader import SourceReader
 from pipeline.store.lease import lease
 from pipeline.store.local import LocalObjects
 from tests.images import make_folder
@@ -51,7 +54,7 @@ def test_a_trial_counts_whole_groups_and_leaves_nothing(tmp_path: Path) -> None:
         objects.begin()
         count = run_trial(
             work_of(source), itertools.cycle(samples), objects,
-            name="a", readers=2, seconds=0.2, stop=Event(),
+            name="a", readers=2, seconds=0.2, max_seconds=60, stop=Event(),
         )  # fmt: skip
         assert count.images > 0
         assert count.images % GROUP == 0
@@ -68,15 +71,39 @@ def test_whole_rounds_of_the_readers_are_counted(tmp_path: Path, readers: int) -
     samples, rounds = samples_of(source), max(2, readers) * GROUP
     count = run_trial(
         work_of(source), itertools.cycle(samples), None,
-        name="a", readers=readers, seconds=0.01, stop=Event(),
+        name="a", readers=readers, seconds=0.01, max_seconds=60, stop=Event(),
     )  # fmt: skip
     assert count.images > 0
     assert count.images % rounds == 0
+    assert count.num_read == count.images + rounds
     assert 0 <= count.waited_seconds <= count.seconds
     assert run_trial(
         work_of(source), itertools.islice(itertools.cycle(samples), 2 * rounds - 1), None,
-        name="a", readers=readers, seconds=0, stop=Event(),
+        name="a", readers=readers, seconds=0, max_seconds=60, stop=Event(),
     ).images == 0  # fmt: skip
+
+
+@pytest.mark.parametrize(("least", "max_seconds"), [(2 * GROUP, 0.5), (1, 0.001)])
+def test_a_trial_on_a_slow_source_ends_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: int, max_seconds: float
+) -> None:
+    """It counts from the beginning: a round, or less if that takes far too long."""
+    source = make_folder(tmp_path / "source", IMAGES)
+    read = SourceReader.read
+
+    def read_slowly(self: SourceReader, *arguments: Any) -> bytes:
+        time.sleep(0.03)
+        return read(self, *arguments)
+
+    monkeypatch.setattr(SourceReader, "read", read_slowly)
+    count = run_trial(
+        work_of(source), itertools.cycle(samples_of(source)), None,
+        name="a", readers=2, seconds=1e9, max_seconds=max_seconds, stop=Event(),
+    )  # fmt: skip
+    assert count.images == count.num_read >= least
+    assert count.seconds >= max_seconds
+    assert count.waited_seconds > 0.1
+    assert count.seconds >= 0.12
 
 
 def test_a_trial_can_be_stopped(tmp_path: Path) -> None:
@@ -86,7 +113,7 @@ def test_a_trial_can_be_stopped(tmp_path: Path) -> None:
     stop.set()
     count = run_trial(
         work_of(source), itertools.cycle(samples_of(source)), None,
-        name="a", readers=1, seconds=1e9, stop=stop,
+        name="a", readers=1, seconds=1e9, max_seconds=1e9, stop=stop,
     )  # fmt: skip
     assert count.images == 0
 
@@ -102,7 +129,7 @@ def test_an_image_that_cannot_be_read_ends_a_trial(
     with pytest.raises(ReadError, match=samples[20].path):
         run_trial(
             work_of(source), itertools.cycle(samples), None,
-            name="a", readers=1, seconds=60, stop=Event(),
+            name="a", readers=1, seconds=60, max_seconds=60, stop=Event(),
         )  # fmt: skip
 
 
@@ -115,7 +142,7 @@ def test_a_cold_source_stays_cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for is_cold, expected in ((False, []), (True, [(0, s.num_bytes) for s in samples])):
         run_trial(
             work_of(source, is_cold=is_cold), iter(samples), None,
-            name="a", readers=1, seconds=60, stop=Event(),
+            name="a", readers=1, seconds=60, max_seconds=60, stop=Event(),
         )  # fmt: skip
         assert advised == [(*part, os.POSIX_FADV_DONTNEED) for part in expected]
 

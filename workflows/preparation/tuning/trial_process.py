@@ -26,7 +26,9 @@ class Trial:
     readers: int
     """The number of threads that read ahead for each of them."""
     seconds: float
-    """How long each thread goes on after its first group of images."""
+    """How long each thread goes on after its first round of images, in seconds."""
+    max_seconds: float
+    """How long each thread goes on in all, in seconds."""
     start: int
     """The number of the first sample; each thread continues from a sample of its own."""
     stride: int
@@ -73,6 +75,7 @@ def serve_trials(
             name=f"{os.getpid()}-{index}",
             readers=trial.readers,
             seconds=trial.seconds,
+            max_seconds=trial.max_seconds,
             stop=stop,
         )
 

@@ -17,8 +17,11 @@ from workflows.cluster_kinds import PRELOAD
 from workflows.preparation.tuning.settings import Setting
 from workflows.preparation.tuning.trial_process import Trial, TrialResult, serve_trials
 
-MAX_TRIAL_SECONDS = 60.0
-"""How long a process may take beyond the time of a trial: a slow source has slow first images."""
+MAX_TRIAL_SECONDS = 15.0
+"""How long a trial may take, and its first round twice as long: on a slow source, the rounds of
+many readers would take minutes."""
+ANSWER_SECONDS = 60.0
+"""How long a process may take beyond that for the image at hand."""
 CLOSE_SECONDS = 2.0
 """How long a process may take to end before it is killed."""
 
@@ -70,7 +73,8 @@ class Trials:
 
         Args:
             setting: The setting, with at most as many workers as there are processes.
-            seconds: How long each thread goes on after its first group of images.
+            seconds: How long each thread goes on after its first round of images; a trial on a slow
+                source ends after `MAX_TRIAL_SECONDS`.
 
         Raises:
             TrialKilledError: A process was killed; those of the next trial are new.
@@ -83,8 +87,12 @@ class Trials:
         try:
             for index, connection in enumerate(used):
                 start = self._next_sample + index * setting.threads * stride
-                connection.send(Trial(setting.threads, setting.readers, seconds, start, stride))
-            results = [self._result(connection, seconds) for connection in used]
+                trial = Trial(
+                    threads=setting.threads, readers=setting.readers, seconds=seconds,
+                    max_seconds=max(seconds, MAX_TRIAL_SECONDS), start=start, stride=stride,
+                )  # fmt: skip
+                connection.send(trial)
+            results = [self._result(connection) for connection in used]
         except (EOFError, ConnectionError):
             self._kill()
             raise TrialKilledError(f"a process was killed during a trial of {setting}.") from None
@@ -93,17 +101,18 @@ class Trials:
                 raise TesseraeError(result.error)
         counts = [count for result in results for count in result.counts]
         # The next trial begins where the threads of this one have stopped.
-        self._next_sample += max(count.images for count in counts) + 1
+        self._next_sample += max(count.num_read for count in counts) + 1
         rate = sum(count.images / count.seconds for count in counts if count.seconds > 0)
         seconds_of_threads = sum(count.seconds for count in counts)
         waited = sum(count.waited_seconds for count in counts)
         return Rate(rate, waited / seconds_of_threads if seconds_of_threads else 1.0)
 
-    def _result(self, connection: Connection, seconds: float) -> TrialResult:
-        if not connection.poll(seconds + MAX_TRIAL_SECONDS):
+    def _result(self, connection: Connection) -> TrialResult:
+        seconds = 2 * MAX_TRIAL_SECONDS + ANSWER_SECONDS
+        if not connection.poll(seconds):
             raise TesseraeError(
-                f"no image was prepared in {seconds + MAX_TRIAL_SECONDS:.0f} s. Check the source"
-                " and the disk of the store."
+                f"a trial has not ended in {seconds:.0f} s: no image was prepared in the last"
+                f" {ANSWER_SECONDS:.0f} s. Check the source and the disk of the store."
             )
         result: TrialResult = connection.recv()
         return result
