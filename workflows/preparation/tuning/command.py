@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -52,8 +51,6 @@ MIN_TUNED_IMAGES = 20_000
 trials would pay."""
 PREPARE_SECONDS = 30.0
 """How long `--workers auto` tries settings."""
-INTERVAL_FACTOR = 1.96
-"""Half the width of a 95 % interval, in standard errors."""
 
 
 def tune(options: TuneOptions) -> int:
@@ -307,22 +304,29 @@ def _print_outcome(outcome: SearchOutcome) -> None:
     )
     for line in table.lines():
         print(line)
-    chosen, default = outcome.chosen, outcome.default
+    chosen = outcome.chosen
     trials = sum(len(candidate.rates) for candidate in outcome.candidates)
     print(
         f"{counted(trials, 'trial')} of {counted(len(rows), 'setting')} in"
         f" {seconds_text(outcome.seconds)}"
     )
-    gain = ""
-    if chosen is not default and default.rate:
-        gain = f", {chosen.rate / default.rate - 1:+.1%} to the default of {default.setting}"
-    elif chosen is default:
-        gain = ", the default"
-    print(f"chosen: {chosen.setting}, {chosen.rate:,.0f} images/s{gain}", flush=True)
+    print(f"chosen: {chosen.setting}, {chosen.rate:,.0f} images/s{_gain_text(outcome)}", flush=True)
+
+
+def _gain_text(outcome: SearchOutcome) -> str:
+    chosen, default, gain = outcome.chosen, outcome.default, outcome.gain
+    if chosen is default:
+        return ", the default"
+    if not default.rate:
+        return ""
+    beside = f"to the default of {default.setting}"
+    if gain is None:
+        return f", {chosen.rate / default.rate - 1:+.1%} {beside}, too few trials for an interval"
+    seen = ": no difference seen" if gain.low <= 1 <= gain.high else ""
+    interval = f"{gain.low - 1:+.1%} to {gain.high - 1:+.1%}"
+    return f", {gain.mean - 1:+.1%} ({interval}) {beside}{seen}"
 
 
 def _interval_text(candidate: Candidate) -> str:
-    if math.isnan(candidate.spread):
-        return "-"
-    factor = math.exp(INTERVAL_FACTOR * candidate.spread)
-    return f"{candidate.rate / factor:,.0f} to {candidate.rate * factor:,.0f}"
+    interval = candidate.interval
+    return "-" if interval is None else f"{interval.low:,.0f} to {interval.high:,.0f}"

@@ -33,8 +33,41 @@ MAX_VAIN = 2
 TIE = 0.03
 """The share by which rates may differ for the cheaper setting to be chosen."""
 
+T_QUANTILES = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
+    2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+)  # fmt: skip
+"""The quantiles of Student's t distribution for 95 % intervals, from 1 degree of freedom on; the
+last one serves for more of them. `prepare` does not need scipy, which would compute them."""
+
 Measure = Callable[[Setting, float], Rate]
 """A function that runs a trial of a setting for some seconds."""
+
+
+@dataclass(frozen=True)
+class RateInterval:
+    """A geometric mean of rates or of their ratios, with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def rate_interval(values: Sequence[float]) -> RateInterval | None:
+    """Return the geometric mean of values with its 95 % interval, by Student's t of the logarithms.
+
+    Args:
+        values: Rates or ratios.
+
+    Returns:
+        The interval; None for fewer than two values, or if one is not more than 0.
+    """
+    if len(values) < 2 or min(values) <= 0:
+        return None
+    logs = [math.log(value) for value in values]
+    mean, error = statistics.fmean(logs), statistics.stdev(logs) / math.sqrt(len(logs))
+    half_width = T_QUANTILES[min(len(logs) - 2, len(T_QUANTILES) - 1)] * error
+    return RateInterval(*map(math.exp, (mean, mean - half_width, mean + half_width)))
 
 
 @dataclass
@@ -55,12 +88,9 @@ class Candidate:
         return statistics.geometric_mean(self.rates)
 
     @property
-    def spread(self) -> float:
-        """The standard error of the logarithm of `rate`; NaN with fewer than two trials."""
-        if len(self.rates) < 2 or min(self.rates) <= 0:
-            return math.nan
-        logs = [math.log(rate) for rate in self.rates]
-        return statistics.stdev(logs) / math.sqrt(len(logs))
+    def interval(self) -> RateInterval | None:
+        """The 95 % interval of `rate`; None with fewer than two trials, or if one had no image."""
+        return rate_interval(self.rates)
 
 
 @dataclass(frozen=True)
@@ -75,6 +105,9 @@ class SearchOutcome:
     """All settings that were tried, in the order of their first trials."""
     seconds: float
     """How long the search took."""
+    gain: RateInterval | None = None
+    """The rate of the chosen setting over that of the default, of pairs of trials of the same final
+    round; None if there are fewer than two pairs."""
 
 
 class _Search:
@@ -179,6 +212,7 @@ def search(
     trial_seconds = HALVING_SHARE * seconds / (2 * len(candidates))
     trial_seconds = min(MAX_TRIAL_SECONDS, max(MIN_TRIAL_SECONDS, trial_seconds))
     finalists = state.finalists(candidates, reference, trial_seconds)
+    early = {candidate.setting: len(candidate.rates) for candidate in finalists}
     while not state.is_over:
         state.run_round(finalists, trial_seconds)
     if not reference.rates:
@@ -189,4 +223,10 @@ def search(
     fastest = max(candidate.rate for candidate in decided)
     near = [c.setting for c in decided if c.rate >= fastest * (1 - TIE)]
     chosen = state.candidates[cheapest(near)]
-    return SearchOutcome(chosen, reference, tried, clock() - started)
+    pairs = zip(  # a round that the end of the time has cut short may lack one of them
+        chosen.rates[early.get(chosen.setting, len(chosen.rates)) :],
+        reference.rates[early[reference.setting] :],
+        strict=False,
+    )
+    gain = rate_interval([rate / base if base else 0.0 for rate, base in pairs])
+    return SearchOutcome(chosen, reference, tried, clock() - started, gain)

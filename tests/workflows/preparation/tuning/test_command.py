@@ -17,6 +17,7 @@ from tests.images import make_folder
 from workflows.cli import main
 from workflows.preparation.options import AUTO_WORKERS, PrepareOptions
 from workflows.preparation.tuning import command as tuning
+from workflows.preparation.tuning.search import Candidate, RateInterval, SearchOutcome
 from workflows.preparation.tuning.settings import Setting
 
 SETTING = r"--workers (\d+) --threads (\d+) --readers (\d+)"
@@ -97,6 +98,23 @@ def test_further_splits_get_the_choice_of_the_first(
     assert capsys.readouterr().out == ""
     numbered: Any = (dataclasses.replace(options, workers=2), *split[1:])
     assert tuning.Tuner().readers(*numbered) == 7
+
+
+@pytest.mark.parametrize(
+    ("gain", "text"),
+    [
+        (RateInterval(1.5, 1.25, 1.8), "+50.0% (+25.0% to +80.0%) to the default of 2 workers x 1"),
+        (RateInterval(1.1, 0.9, 1.3), "1 thread, 1 reader: no difference seen"),
+        (None, "+100.0% to the default of 2 workers x 1 thread, 1 reader, too few trials for an"),
+    ],
+)
+def test_the_gain_is_printed_with_its_interval(
+    capsys: pytest.CaptureFixture[str], gain: RateInterval | None, text: str
+) -> None:
+    """A choice that the trials do not tell from the default says so."""
+    chosen, default = Candidate(Setting(2, 1, 4), [200.0]), Candidate(Setting(2, 1, 1), [100.0])
+    tuning._print_outcome(SearchOutcome(chosen, default, (chosen, default), 2.0, gain))
+    assert text in capsys.readouterr().out
 
 
 def test_a_large_split_is_tuned_before_its_workers_start(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.ingest.trial import GROUP
-from workflows.preparation.tuning.search import SearchOutcome, search
+from workflows.preparation.tuning.search import SearchOutcome, rate_interval, search
 from workflows.preparation.tuning.settings import Setting, worker_settings
 from workflows.preparation.tuning.trials import Rate
+from workflows.studies.intervals import geometric_interval
 
 OVERHEAD_SECONDS = 0.2
 """The time of a trial that is not counted, on a simulated machine with a fast source."""
@@ -95,6 +99,41 @@ def test_a_given_number_of_readers_is_kept() -> None:
     outcome = Machine(2, latency=0.2).search(readers=8)
     assert {candidate.setting.readers for candidate in outcome.candidates} == {8}
     assert outcome.default.setting == Setting(2, 1, 8)
+
+
+@given(values=st.lists(st.floats(0.01, 1e6), min_size=2, max_size=30))
+def test_intervals_are_those_of_students_t(values: list[float]) -> None:
+    """The few trials of a setting need wider intervals than a normal distribution has."""
+    expected, actual = geometric_interval(values), rate_interval(values)
+    assert actual is not None
+    assert actual.mean == pytest.approx(expected.mean)
+    for end, true in ((actual.low, expected.low), (actual.high, expected.high)):
+        width, true_width = math.log(end / actual.mean), math.log(true / expected.mean)
+        assert width == pytest.approx(true_width, rel=1e-3 if len(values) <= 21 else 0.03, abs=1e-9)
+
+
+def test_fewer_than_two_trials_have_no_interval() -> None:
+    """Neither has a setting of which a trial had no image."""
+    assert rate_interval([5.0]) is None
+    assert rate_interval([5.0, 0.0]) is None
+
+
+def test_the_gain_is_of_pairs_of_final_rounds() -> None:
+    """A machine that gets slower during the search changes no ratio of the same round."""
+    machine = Machine(2, latency=0.02)
+    outcome = search(
+        lambda s, seconds: Rate(machine.measure(s, seconds).images_per_second / machine.now, 0.5),
+        worker_settings(2, 1, task_bytes=1, limit_bytes=2**50),
+        Setting(2, 1, 1),
+        seconds=40,
+        clock=lambda: machine.now,
+    )
+    true = machine.rate(outcome.chosen.setting) / machine.rate(outcome.default.setting)
+    assert outcome.gain is not None
+    assert true > 2
+    assert outcome.gain.mean == pytest.approx(true, rel=0.1)
+    assert Machine(2).search().gain is not None
+    assert Machine(2, latency=100.0).search(seconds=1).gain is None
 
 
 def test_finalists_are_tried_in_turn() -> None:
