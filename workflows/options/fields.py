@@ -17,7 +17,7 @@ import inspect
 import pkgutil
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -368,6 +368,27 @@ def add_flags(parser: argparse.ArgumentParser, options: type[Options]) -> None:
             _accept(parser, action, f"--{spelling}")
             if isinstance(action, _Switch):
                 _accept(parser, action, f"--no-{spelling}")
+
+
+def flags_of(options: Options, *, exclude: Collection[str] = ()) -> list[str]:
+    """Return the flags of a command line that gives these options, without positional arguments.
+
+    Args:
+        options: The options; those with their default value need no flag.
+        exclude: The names of options to leave out (default: none).
+    """
+    words: list[str] = []
+    for field in _fields(type(options)):
+        value, spelling = getattr(options, field.name), _spelling(field)
+        if flag_of(field).positional or field.name in exclude or value in (field.default, None):
+            continue
+        if isinstance(value, bool):
+            words.append(spelling if value else f"--no-{spelling[2:]}")
+        elif isinstance(value, tuple):
+            words += [spelling, *map(str, value)]
+        else:  # in one word, as a value may begin with a hyphen
+            words.append(f"{spelling}={value}")
+    return words
 
 
 def _fields(options: type[Options]) -> list[dataclasses.Field[Any]]:

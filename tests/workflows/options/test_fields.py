@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from workflows.cli import COMMANDS, command_of
 from workflows.commands import Group
-from workflows.options.fields import Options, PrintingFlag, add_flags, argument, option
+from workflows.options.fields import Options, PrintingFlag, add_flags, argument, flags_of, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +81,23 @@ def parsed(*words: str) -> Sample:
 def test_a_flag_sets_its_field(words: tuple[str, ...], values: dict[str, Any]) -> None:
     """Fields without a flag on the command line have their defaults."""
     assert parsed("s", *words) == Sample(source="s", label="l", **values)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("t", "--count", "4", "--rate", "0.5", "--kind", "b", "--loud", "--no-fast"),
+        ("--sizes", "1", "2", "--skip", "a", "--skip", "b", "--to", "y", "--rows"),
+        ("--to=-",),
+    ],
+)
+def test_options_give_their_flags(words: tuple[str, ...]) -> None:
+    """A command line of these flags has the same options; defaults need none."""
+    options = parsed("s", *words)
+    flags = flags_of(options, exclude=("label",))
+    assert parsed("s", *words[: words[:1] == ("t",)], *flags) == options
+    assert len(flags) <= len(words)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
 from pipeline.urls import is_url
 from workflows.cluster_kinds import CommandCluster
+from workflows.options.fields import flags_of
 from workflows.preparation.options import ALL, AUTO_WORKERS, PrepareOptions, TuneOptions
 from workflows.preparation.plans import OpenSplit, open_split_for_prepare, resolve_arrays
 from workflows.preparation.tuning.samples import (
@@ -68,6 +69,8 @@ def tune(options: TuneOptions) -> int:
         StoreError: The store has another recipe, or its disk cannot be written to.
         TesseraeError: A trial failed.
     """
+    command = ["tesserae", "prepare", options.source, options.store or "STORE"]
+    command += flags_of(options, exclude=("seconds", "readers"))
     run = planning.new_run(LEASE_NAME)
     objects = open_objects(options.store, run) if options.store else None
     if objects is not None:
@@ -87,7 +90,6 @@ def tune(options: TuneOptions) -> int:
         outcome = _try_settings(options, samples, recipe, objects, run, seconds=options.seconds)
     _print_outcome(outcome)
     chosen = outcome.chosen.setting
-    command = ["tesserae", "prepare", options.source, options.store or "STORE"]
     flags = f"--workers {chosen.workers} --threads {chosen.threads} --readers {chosen.readers}"
     print(printable(f"use: {shlex.join(command)} {flags}"), flush=True)
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 import tarfile
 import time
 from pathlib import Path
@@ -14,11 +15,12 @@ import pytest
 
 from tests.commands import run
 from tests.images import make_folder
-from workflows.cli import main
+from workflows.cli import command_of, main
 from workflows.preparation.options import AUTO_WORKERS, PrepareOptions
 from workflows.preparation.tuning import command as tuning
 from workflows.preparation.tuning.search import Candidate, RateInterval, SearchOutcome
 from workflows.preparation.tuning.settings import Setting
+from workflows.preparation.tuning.trials import Rate, Trials
 
 SETTING = r"--workers (\d+) --threads (\d+) --readers (\d+)"
 
@@ -51,6 +53,28 @@ def test_tune_prints_the_options_of_prepare(tmp_path: Path, kind: str) -> None:
     again = run("tune", *arguments, "--seconds", "1", seconds=200, scratch=tmp_path / "scratch")
     assert again.status == 0, again.err
     assert run("verify", str(store), seconds=200, scratch=tmp_path / "scratch").status == 0
+
+
+def test_tune_names_the_command_of_the_same_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The options that decide the store are repeated: without them, another one would be made."""
+
+    def measure(self: Trials, setting: Setting, seconds: float) -> Rate:
+        time.sleep(0.01)
+        return Rate(9.0, 0.0)
+
+    monkeypatch.setattr(Trials, "measure", measure)
+    source, store = make_folder(tmp_path / "a source", 40), tmp_path / "store"
+    words = ["--sizes", "32", "16", "--fit", "pad", "--exif"]
+    assert main(["tune", str(source), str(store), *words, "--seconds", "1"]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    used = shlex.split(line.removeprefix("use: tesserae "))
+    options = PrepareOptions.from_args(command_of(used[0])[1].parse_args(used[1:]))
+    assert (options.source, options.store) == (str(source), str(store))
+    assert (options.sizes, options.fit, options.exif) == ((32, 16), "pad", True)
+    assert options.workers is not None
+    assert not store.exists()
 
 
 @pytest.mark.slow
@@ -123,7 +147,6 @@ def test_a_large_split_is_tuned_before_its_workers_start(
     """The cluster and the tasks get what the trials have chosen."""
     from pipeline import code_digest
     from workflows.preparation import prepare
-    from workflows.preparation.tuning.trials import Rate, Trials
 
     class Stop(Exception):
         """The end of the test, before any worker starts."""
