@@ -192,6 +192,11 @@ class PrepareOptions(SourceReadingOptions, ClusterOptions):
                 f"--workers is auto and --cluster is {self.cluster}: only the workers of this"
                 " machine are tuned. Pass a number, or omit one of them."
             )
+        if self.workers == AUTO_WORKERS and self.threads != 1:
+            raise ValueError(
+                f"--workers is auto and --threads is {self.threads}: auto chooses the threads, too."
+                " Pass a number of workers, or omit --threads."
+            )
         for split in self.split:
             layout.check_split(split)
         if len(set(self.split)) != len(self.split):

@@ -28,7 +28,7 @@ from workflows.cluster_kinds import CommandCluster
 from workflows.dashboard.preview import ShardPreview
 from workflows.dashboard.publisher import Publisher
 from workflows.preparation import spooling
-from workflows.preparation.options import PrepareOptions
+from workflows.preparation.options import AUTO_WORKERS, PrepareOptions
 from workflows.preparation.plans import (
     OpenSplit,
     Plans,
@@ -176,9 +176,20 @@ def prepare(options: PrepareOptions) -> dict[str, RunReport]:
         plans = plan_splits(options, cluster) if len(options.split) > 1 else None
         tuner = Tuner()
         runs = {
-            split: prepare_split(options, split, cluster, plans, tuner) for split in options.split
+            split: prepare_split(options, split, cluster, plans, tuner)
+            for split in _order_of_splits(options, plans)
         }
-    return {split: run for split, run in runs.items() if run.num_rows}
+    return {split: runs[split] for split in options.split if runs[split].num_rows}
+
+
+def _order_of_splits(options: PrepareOptions, plans: Plans | None) -> Sequence[str]:
+    """Return the splits in their order; with `--workers auto`, the largest one first.
+
+    The workers start with the first split, and cannot be tuned afterwards.
+    """
+    if plans is None or options.workers != AUTO_WORKERS:
+        return options.split
+    return sorted(options.split, key=lambda split: -plans[split][1].num_rows)
 
 
 def prepare_split(

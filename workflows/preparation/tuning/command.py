@@ -114,8 +114,8 @@ class Tuner:
 
         The trials use the images that the run will prepare. Their choice sets the workers and the
         threads of the cluster, and applies to further splits of the command. Without one, because
-        there are too few images or the cluster has started already, a line says so. Call it inside
-        `leased` of the split.
+        there are too few images or the cluster has started already, a line says so. So call it for
+        the largest split first, inside `leased` of the split.
 
         Args:
             options: The options of the command.
@@ -151,16 +151,16 @@ class Tuner:
 
 def _reason_against_trials(plan: Plan, shards: Sequence[int], cluster: CommandCluster) -> str:
     """Return why no settings are tried, as a sentence; empty if they are."""
+    num_rows = sum(len(plan.rows(shard)) for shard in shards)
+    if num_rows < MIN_TUNED_IMAGES:
+        workers = counted(cores(), "worker")
+        return f"{counted(num_rows, 'image')} would be prepared before trials pay; {workers}."
     if cluster.is_started:
         return (
-            "the workers have started already, to stream the source. Run `tesserae tune`, and pass"
-            " the numbers that it prints."
+            "the workers have started already, for another split or to stream the source. Run"
+            " `tesserae tune`, and pass the numbers that it prints."
         )
-    num_rows = sum(len(plan.rows(shard)) for shard in shards)
-    if num_rows >= MIN_TUNED_IMAGES:
-        return ""
-    workers = counted(cores(), "worker")
-    return f"{counted(num_rows, 'image')} would be prepared before trials pay; {workers}."
+    return ""
 
 
 def _first_split(options: PrepareOptions) -> str:

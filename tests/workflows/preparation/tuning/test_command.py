@@ -13,14 +13,17 @@ from typing import Any
 
 import pytest
 
+from pipeline import code_digest
 from tests.commands import run
 from tests.images import make_folder
 from workflows.cli import command_of, main
+from workflows.preparation import prepare
 from workflows.preparation.options import AUTO_WORKERS, PrepareOptions
 from workflows.preparation.tuning import command as tuning
 from workflows.preparation.tuning.search import Candidate, RateInterval, SearchOutcome
 from workflows.preparation.tuning.settings import Setting
 from workflows.preparation.tuning.trials import Rate, Trials
+from workflows.reports.store_model import RunReport
 
 SETTING = r"--workers (\d+) --threads (\d+) --readers (\d+)"
 
@@ -92,6 +95,7 @@ def test_prepare_tunes_itself(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (("auto", "--cluster", "tcp://127.0.0.1:1"), "--workers is auto and --cluster is tcp://"),
+        (("auto", "--threads", "2"), "--workers is auto and --threads is 2: auto chooses the"),
         (("many",), "--workers is many: expected a whole number, 1 to 10,000, or auto"),
         (("0",), "--workers is 0: expected 1 to 10,000"),
     ],
@@ -99,7 +103,7 @@ def test_prepare_tunes_itself(tmp_path: Path) -> None:
 def test_workers_are_a_number_or_tuned_on_this_machine(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
 ) -> None:
-    """Workers of a cluster are not started by the command, and cannot be tuned."""
+    """Workers of a cluster are not started by the command; threads are tuned with workers."""
     command = ["prepare", str(tmp_path), str(tmp_path / "store"), "--workers", *words]
     assert main(command) == 1
     assert message in capsys.readouterr().err
@@ -108,12 +112,13 @@ def test_workers_are_a_number_or_tuned_on_this_machine(
 def test_further_splits_get_the_choice_of_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A cluster that has started, to stream a source, is not tuned, and a line says so."""
+    """A cluster that has started is not tuned, and a line says so."""
     options = PrepareOptions(
         source=str(tmp_path), store=str(tmp_path / "store"), workers=AUTO_WORKERS, readers=7
     )
     cluster: Any = SimpleNamespace(is_started=True)
-    split: Any = (options, None, None, None, (), cluster)
+    plan: Any = SimpleNamespace(rows=range)
+    split: Any = (options, None, None, plan, (tuning.MIN_TUNED_IMAGES,), cluster)
     tuner = tuning.Tuner()
     assert tuner.readers(*split) == 7
     assert "--workers auto: the workers have started already" in capsys.readouterr().out
@@ -122,6 +127,28 @@ def test_further_splits_get_the_choice_of_the_first(
     assert capsys.readouterr().out == ""
     numbered: Any = (dataclasses.replace(options, workers=2), *split[1:])
     assert tuning.Tuner().readers(*numbered) == 7
+
+
+@pytest.mark.parametrize(
+    ("workers", "order"), [(AUTO_WORKERS, ["val", "train"]), (2, ["train", "val"])]
+)
+def test_the_largest_split_is_tuned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, order: list[str]
+) -> None:
+    """A small one would start the workers, which cannot be tuned afterwards."""
+    for split, images in (("train", 6), ("val", 9)):
+        make_folder(tmp_path / "source" / split, images)
+    splits: list[str] = []
+
+    def prepare_split(options: PrepareOptions, split: str, *_: object) -> RunReport:
+        splits.append(split)
+        return RunReport(num_rows=1, seconds=1.0, bytes_in=1, bytes_out=1, step_seconds={})
+
+    monkeypatch.setattr(prepare, "prepare_split", prepare_split)
+    source, store = str(tmp_path / "source"), str(tmp_path / "store")
+    runs = prepare.prepare(PrepareOptions(source=source, store=store, workers=workers))
+    assert splits == order
+    assert list(runs) == ["train", "val"]
 
 
 @pytest.mark.parametrize(
@@ -145,8 +172,6 @@ def test_a_large_split_is_tuned_before_its_workers_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The cluster and the tasks get what the trials have chosen."""
-    from pipeline import code_digest
-    from workflows.preparation import prepare
 
     class Stop(Exception):
         """The end of the test, before any worker starts."""
