@@ -9,7 +9,7 @@ A command that is killed loses the piece that it was working on, and no other.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -73,29 +73,54 @@ class ResultsFolder:
                 are damaged.
             OSError: They cannot be read or written.
         """
+        recorded = self._recorded_settings(own_entries)
+        if recorded is None:
+            writing.write(self.path / SETTINGS_FILE, json.dumps(settings, indent=1).encode())
+        else:
+            self._compare(recorded, settings, {**recorded, **settings})
+
+    def check_early_settings(self, settings: Mapping[str, Any]) -> None:
+        """Compare settings that are known before a study writes its first file; write nothing.
+
+        Args:
+            settings: Some of the settings by name, as JSON values.
+
+        Raises:
+            TesseraeError: The folder has results of other settings, or other files, or its settings
+                are damaged.
+            OSError: They cannot be read.
+        """
+        recorded = self._recorded_settings()
+        if recorded is not None:
+            self._compare(recorded, settings, settings)
+
+    def _recorded_settings(self, own_entries: Collection[str] = ()) -> dict[str, Any] | None:
+        """Return the settings of the folder; None if it is new, and holds no other files."""
         file = self.path / SETTINGS_FILE
-        text = json.dumps(settings, indent=1)
-        if not file.exists():
-            present = sorted(
-                entry.name
-                for entry in self.path.iterdir()
-                if not entry.name.startswith(".") and entry.name not in own_entries
+        if file.exists():
+            try:
+                return schema.check(dict[str, Any], json.loads(file.read_bytes()), "it")
+            except (ValueError, RecursionError) as e:
+                raise _damaged(file, str(e)) from None
+        present = sorted(
+            entry.name
+            for entry in self.path.iterdir()
+            if not entry.name.startswith(".") and entry.name not in own_entries
+        )
+        if present:
+            raise TesseraeError(
+                f"--out {self.path} is no folder of this study: it contains {present[0]!r}."
+                " Pass another folder."
             )
-            if present:
-                raise TesseraeError(
-                    f"--out {self.path} is no folder of this study: it contains {present[0]!r}."
-                    " Pass another folder."
-                )
-            writing.write(file, text.encode())
-            return
-        try:
-            recorded = schema.check(dict[str, Any], json.loads(file.read_bytes()), "it")
-        except (ValueError, RecursionError) as e:
-            raise _damaged(file, str(e)) from None
-        current = json.loads(text)
+        return None
+
+    def _compare(
+        self, recorded: Mapping[str, Any], settings: Mapping[str, Any], names: Iterable[str]
+    ) -> None:
+        current = json.loads(json.dumps(settings))
         different = [
             f"{name} is {recorded.get(name)!r} in the folder and {current.get(name)!r} here"
-            for name in {**recorded, **current}
+            for name in names
             if recorded.get(name) != current.get(name)
         ]
         if different:

@@ -47,11 +47,25 @@ def test_other_settings_are_refused_by_name(results: ResultsFolder) -> None:
         results.check_settings({"epochs": 2})
 
 
-def test_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:
+def test_early_settings_are_compared_and_not_written(
+    results: ResultsFolder, tmp_path: Path
+) -> None:
+    """Those that are not known yet do not count."""
+    results.check_early_settings({"epochs": 2})
+    with pytest.raises(TesseraeError, match=r"epochs is 2 in the folder and 3 here\. Pass"):
+        results.check_early_settings({"epochs": 3})
+    new = tmp_path / "new"
+    new.mkdir()
+    ResultsFolder(new, "test").check_early_settings({"epochs": 2})
+    assert list(new.iterdir()) == []
+
+
+@pytest.mark.parametrize("check", ["check_settings", "check_early_settings"])
+def test_a_folder_of_other_files_is_refused(tmp_path: Path, check: str) -> None:
     """Nothing is written beside files that are not of a study."""
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(TesseraeError, match=r"no folder of this study: it contains 'thesis.tex'"):
-        ResultsFolder(tmp_path, "test").check_settings({"epochs": 2})
+        getattr(ResultsFolder(tmp_path, "test"), check)({"epochs": 2})
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 

@@ -57,6 +57,7 @@ def parallel(options: ParallelOptions) -> int:
     results = ResultsFolder(options.folder, options.STUDY)
     rounds = QUICK_ROUNDS if options.quick else options.seeds
     with results.locked():
+        results.check_early_settings(_early_settings(options))
         cache = results.path / CACHE
         cache.mkdir(exist_ok=True)
         interpreters = _interpreters(options, cache)
@@ -98,11 +99,13 @@ def _settings_of(
         "images": len(images.paths),
         "image_bytes": images.num_bytes,
         "image_digest": images.digest,
-        "size": options.size,
-        "quick": options.quick,
-        "machine": machine_text(),
+        **_early_settings(options),
         "libraries": [f"{each.pillow} {each.version}" for each in interpreters],
     }
+
+
+def _early_settings(options: ParallelOptions) -> dict[str, Any]:
+    return {"size": options.size, "quick": options.quick, "machine": machine_text()}
 
 
 def _measured(

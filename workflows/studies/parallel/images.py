@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -12,14 +13,16 @@ from pipeline.ingest.source_index import Sample
 from pipeline.sources.reader import SourceReader
 from pipeline.urls import is_url
 from workflows.preparation.tuning.samples import samples_of_source
+from workflows.studies.parallel.measured import Task, render
 from workflows.studies.parallel.options import ParallelOptions
+from workflows.terminal.formatting import counted
 from workflows.training.writing import write
 
 QUICK_IMAGES = 48
 """The number of images of the small version of the study."""
 LIST_NAME = "images.txt"
 FOLDER_NAME = "images"
-"""The names of the list of files, and of the folder of those that are copied."""
+"""The names of the list of files, and of the folders of those that are copied."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +43,15 @@ def open_images(options: ParallelOptions, folder: Path) -> ImageFiles:
     """Draw images of the source, and write the list of their files into a folder.
 
     Images of a local folder are decoded where they are; those of archives and of URLs are copied
-    into the folder, once.
+    into the folder, once. Images that cannot be decoded are left out, and counted in a line.
 
     Args:
         options: The source, and the number of images.
         folder: The folder, which exists.
 
     Raises:
-        SourceError: The source cannot be read, has no images, or a path has a line break.
+        SourceError: The source cannot be read, none of its images can be decoded, or a path has a
+            line break.
         ReadError: An image cannot be read.
     """
     source = sources.open_source(
@@ -56,20 +60,40 @@ def open_images(options: ParallelOptions, folder: Path) -> ImageFiles:
     number = QUICK_IMAGES if options.quick else options.images
     with samples_of_source(options.split, source) as drawn:
         samples = drawn.samples[:number]
-        digest = blake2b(digest_size=16)
-        for sample in samples:
-            digest.update(f"{sample.key}\0{sample.num_bytes}\0".encode())
         in_place = not is_url(drawn.root) and all(sample.offset is None for sample in samples)
         if in_place:
             root = Path(drawn.root).absolute()
             paths = [str(root / sample.path) for sample in samples]
         else:
-            paths = _copied(SourceReader(drawn.root), samples, folder / FOLDER_NAME)
+            images = folder / f"{FOLDER_NAME}-{_digest(samples)}"
+            paths = _copied(SourceReader(drawn.root), samples, images)
+    readable = [(path, s) for path, s in zip(paths, samples, strict=True) if _is_readable(path)]
+    if not readable:
+        raise SourceError(f"none of {len(samples):,} images of {options.source} can be decoded.")
+    if len(readable) < len(samples):
+        left_out = counted(len(samples) - len(readable), "image")
+        print(f"left out, as Pillow cannot decode them: {left_out}", flush=True)
+    paths, samples = [path for path, _ in readable], [sample for _, sample in readable]
     if any("\n" in path or "\r" in path for path in paths):
         raise SourceError("a path of the source has a line break, which its list cannot hold.")
     write(folder / LIST_NAME, "".join(f"{path}\n" for path in paths).encode())
     num_bytes = sum(sample.num_bytes for sample in samples)
-    return ImageFiles(folder / LIST_NAME, paths, num_bytes, digest.hexdigest())
+    return ImageFiles(folder / LIST_NAME, paths, num_bytes, _digest(samples))
+
+
+def _digest(samples: Iterable[Sample]) -> str:
+    digest = blake2b(digest_size=16)
+    for sample in samples:
+        digest.update(f"{sample.key}\0{sample.num_bytes}\0".encode())
+    return digest.hexdigest()
+
+
+def _is_readable(path: str) -> bool:
+    try:
+        render(path, Task(files="", size=1))
+    except Exception:  # noqa: BLE001 - Pillow raises many kinds, and the methods would fail alike
+        return False
+    return True
 
 
 def _copied(reader: SourceReader, samples: list[Sample], folder: Path) -> list[str]:
