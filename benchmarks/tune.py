@@ -113,6 +113,8 @@ def print_results(rates: dict[Setting, list[float]], chosen: Sequence[Setting]) 
     rounds = range(len(next(iter(rates.values()))))
     worst = min(rates, key=lambda s: statistics.median(rates[s]))
     default = Setting(cores(), 1, 1)
+    if default not in rates:  # too little memory for one worker per core
+        default = max(rates)
     best = [rates[best_of_other_rounds(rates, number)][number] for number in rounds]
     for setting in dict.fromkeys(chosen):
         for name, others in (
@@ -133,6 +135,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="rounds, at least 2 (default 5)")
     parser.add_argument("--choices", type=int, default=3, help="number of choices (default 3)")
     arguments = parser.parse_args()
+    if arguments.rounds < 2:
+        parser.error(f"--rounds is {arguments.rounds}: expected at least 2")
     data = arguments.data or photographs_of_tests()
     with tempfile.TemporaryDirectory(prefix="tesserae-bench-", dir=Path.cwd()) as folder:
         images, store = Path(folder, "images"), Path(folder, "store")

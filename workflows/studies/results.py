@@ -99,9 +99,12 @@ class ResultsFolder:
         file = self.path / SETTINGS_FILE
         if file.exists():
             try:
-                return schema.check(dict[str, Any], json.loads(file.read_bytes()), "it")
+                recorded: dict[str, Any] = schema.check(
+                    dict[str, Any], json.loads(file.read_bytes()), "it"
+                )
             except (ValueError, RecursionError) as e:
                 raise _damaged(file, str(e)) from None
+            return recorded
         present = sorted(
             entry.name
             for entry in self.path.iterdir()

@@ -204,6 +204,8 @@ def _try_settings(
     store = objects.url if isinstance(objects, LocalObjects) else None
     for line in _condition_lines(samples, work, share, store, task_bytes, limit):
         print(printable(line), flush=True)
+    if default.workers != cores():
+        print(f"one worker per core does not fit into memory: {default} is taken for the default")
     workers = max(setting.workers for setting in settings)
     with (
         Trials(workers, work, samples.samples, store=store, run=run) as trials,

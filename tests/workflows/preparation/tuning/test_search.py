@@ -145,6 +145,18 @@ def test_finalists_are_tried_in_turn() -> None:
     assert len(outcome.chosen.rates) >= 3
 
 
+def test_of_settings_alike_the_cheapest_is_chosen() -> None:
+    """Two per cent of a rate are not worth another process."""
+    now = iter(range(10_000))
+
+    def measure(setting: Setting, seconds: float) -> Rate:
+        return Rate(102.0 if setting == Setting(2, 1, 1) else 100.0, 0.0)
+
+    settings = [Setting(1, 1, 1), Setting(2, 1, 1), Setting(1, 2, 1)]
+    outcome = search(measure, settings, Setting(2, 1, 1), seconds=60, clock=lambda: next(now))
+    assert outcome.chosen.setting == Setting(1, 1, 1)
+
+
 def test_a_setting_without_an_image_is_not_chosen() -> None:
     """A trial that read no second group of images has the rate 0."""
     machine = Machine(2)

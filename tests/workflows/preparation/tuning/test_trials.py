@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from pipeline.errors import TesseraeError
+from pipeline.ingest.trial import TrialCount
 from tests.images import make_folder
 from tests.pipeline.ingest.test_trial import samples_of, work_of
 from workflows.preparation.tuning.settings import Setting
-from workflows.preparation.tuning.trials import TrialKilledError, Trials
+from workflows.preparation.tuning.trial_process import Trial, TrialResult
+from workflows.preparation.tuning.trials import Rate, TrialKilledError, Trials
 
 
 def test_processes_and_threads_work_and_end(tmp_path: Path) -> None:
@@ -31,6 +34,38 @@ def test_processes_and_threads_work_and_end(tmp_path: Path) -> None:
         assert trials.measure(Setting(2, 1, 1), 0.1).images_per_second > 0
         processes = [psutil.Process(process.pid) for process in trials._processes]
     assert not any(process.is_running() for process in processes)
+
+
+def test_the_rate_is_that_of_all_threads() -> None:
+    """Rates of threads add up, and the next trial begins behind the samples that were read."""
+
+    class Answer:
+        """The end of a connection to a process that has counted two threads."""
+
+        def __init__(self, *counts: TrialCount) -> None:
+            self.counts = counts
+            self.trials: list[Trial] = []
+
+        def send(self, trial: Trial) -> None:
+            self.trials.append(trial)
+
+        def poll(self, seconds: float) -> bool:
+            return True
+
+        def recv(self) -> TrialResult:
+            return TrialResult(self.counts)
+
+    work: Any = None
+    answers = (
+        Answer(TrialCount(100, 2.0, 1.0, 120), TrialCount(60, 2.0, 0.0, 70)),
+        Answer(TrialCount(30, 1.0, 0.5, 50), TrialCount(40, 1.0, 0.0, 45)),
+    )
+    trials = Trials(2, work, [work] * 400, store=None, run="")
+    trials._processes, trials._connections = [work, work], list(answers)  # type: ignore[arg-type]
+    assert trials.measure(Setting(2, 2, 1), 0.5) == Rate(150.0, 0.25)
+    trials.measure(Setting(2, 2, 1), 0.5)
+    starts = [[trial.start for trial in answer.trials] for answer in answers]
+    assert starts == [[0, 121], [200, 321]]
 
 
 def test_the_error_of_a_process_is_that_of_the_command(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from pathlib import Path
 
 import pytest
 
+from pipeline.errors import TesseraeError
 from tests.commands import run, start, wait_until
 from tests.images import make_folder
 from workflows.studies.parallel.arms import arms_of
+from workflows.studies.parallel.command import _check_pixels
 from workflows.studies.parallel.environments import SIMD, STOCK, Interpreter
 from workflows.studies.parallel.summary import report_of
 from workflows.studies.report import StudyReport
@@ -83,6 +86,21 @@ def test_nothing_is_said_about_files_that_stay_in_memory() -> None:
     assert not any("from the disk" in answer for answer in report.answers)
     assert any("could not be removed from the page cache" in note for note in report.notes)
     assert set(report_with(OWN, cached_share=0.0).figures) == {"methods-warm", "methods-cold"}
+
+
+def test_methods_with_other_pixels_are_refused() -> None:
+    """They did not do the same work; those of another library may differ."""
+    arms = {arm.name: arm for arm in arms_of([OWN, OTHER], cores=2)}
+    names = [name for name, arm in arms.items() if arm.library == "simplejpeg + Pillow-SIMD"]
+    other = "Pillow, serial, warm"
+    runs = [
+        StudyRun(arm=name, seed=0, metrics={"checksum": 7.0 if name == other else 5.0}, seconds=1.0)
+        for name in (*names, other)
+    ]
+    _check_pixels(runs, arms)
+    changed = StudyRun(arm=names[-1], seed=1, metrics={"checksum": 6.0}, seconds=1.0)
+    with pytest.raises(TesseraeError, match=re.escape(f"{names[-1]} of round 1 made other")):
+        _check_pixels([*runs, changed], arms)
 
 
 @pytest.mark.slow
