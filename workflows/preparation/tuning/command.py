@@ -218,14 +218,15 @@ def _try_settings(
             try:
                 return trials.measure(setting, trial_seconds)
             except TrialKilledError as e:
-                progress.note(f"{e} It is left out: memory has probably run out.")
+                progress.note(f"{e} It is left out: memory has run out, or an image crashed.")
                 return Rate(0.0, wait_share=0.0)
 
         outcome = search(measure, settings, default, seconds=seconds, readers=options.readers)
     if not outcome.chosen.rate:
         raise TesseraeError(
             f"no setting worked: the processes of all trials were killed. {bytes_text(limit)} of"
-            " memory are available; end other programs, or raise the limit."
+            " memory are available; end other programs, or raise the limit. If memory suffices, an"
+            " image may crash the decoder: prepare finds it if you pass --workers a number."
         )
     return outcome
 

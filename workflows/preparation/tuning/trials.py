@@ -27,7 +27,7 @@ CLOSE_SECONDS = 2.0
 
 
 class TrialKilledError(TesseraeError):
-    """A process was killed during a trial, as the kernel does when memory runs out."""
+    """A process was killed during a trial: memory has run out, or an image crashed a decoder."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,8 @@ class Trials:
             results = [self._result(connection) for connection in used]
         except (EOFError, ConnectionError):
             self._kill()
+            # If an image has crashed the decoder, the next trial must not begin with it again.
+            self._next_sample += stride // 2 + 1
             raise TrialKilledError(f"a process was killed during a trial of {setting}.") from None
         for result in results:
             if result.error:

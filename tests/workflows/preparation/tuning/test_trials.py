@@ -28,9 +28,11 @@ def test_processes_and_threads_work_and_end(tmp_path: Path) -> None:
         assert trials.measure(Setting(1, 1, 2), 0.1).images_per_second > 0
         processes = [psutil.Process(process.pid) for process in trials._processes]
         processes[1].kill()
+        next_sample = trials._next_sample
         with pytest.raises(TrialKilledError, match="killed during a trial of 2 workers x 1 thread"):
             trials.measure(Setting(2, 1, 1), 0.1)
         assert not any(process.is_running() for process in processes)
+        assert trials._next_sample > next_sample + 10  # those that may have killed it are passed by
         assert trials.measure(Setting(2, 1, 1), 0.1).images_per_second > 0
         processes = [psutil.Process(process.pid) for process in trials._processes]
     assert not any(process.is_running() for process in processes)

@@ -125,6 +125,9 @@ def test_the_study_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     assert recorded()[: len(before)] == before
     names = [(json.loads(line)["arm"], json.loads(line)["seed"]) for line in recorded()]
     assert len(names) == len(set(names))
+    first, second = ([arm for arm, seed in names if seed == number] for number in (0, 1))
+    assert sorted(first) == sorted(second)
+    assert first != second  # so that the time of day does not fall on the same methods
     assert (out / "report.html").exists()
     assert "Libraries" in done.out
     (source / "n00000000").joinpath("more.JPEG").write_bytes(b"\xff\xd8\xff\xe0 no image")
