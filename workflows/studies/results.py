@@ -9,7 +9,7 @@ A command that is killed loses the piece that it was working on, and no other.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +19,6 @@ from pipeline.errors import TesseraeError
 from pipeline.store import schema
 from pipeline.store.lease import lease
 from pipeline.store.open import open_objects
-from pipeline.store.schema import SchemaError
 from workflows.training import writing
 
 SETTINGS_FILE = "settings.json"
@@ -58,6 +57,24 @@ class ResultsFolder:
         with lease(open_objects(str(self.path)), self._study, wait=True, on_wait=refuse):
             yield
 
+    def check_known_settings(
+        self, settings: Mapping[str, Any], *, own_entries: Collection[str] = ()
+    ) -> None:
+        """Compare settings with those of the folder before a study works in it; write nothing.
+
+        Args:
+            settings: Those settings that are known so far, as JSON values; at least the name of the
+                study.
+            own_entries: As for `check_settings`.
+
+        Raises:
+            TesseraeError: As for `check_settings`.
+            OSError: They cannot be read.
+        """
+        recorded = self._recorded_settings(own_entries)
+        if recorded is not None:
+            self._compare({name: recorded.get(name) for name in settings}, settings)
+
     def check_settings(
         self, settings: Mapping[str, Any], *, own_entries: Collection[str] = ()
     ) -> None:
@@ -75,55 +92,44 @@ class ResultsFolder:
         """
         recorded = self._recorded_settings(own_entries)
         if recorded is None:
-            writing.write(self.path / SETTINGS_FILE, json.dumps(settings, indent=1).encode())
+            text = json.dumps(settings, indent=1)
+            writing.write(self.path / SETTINGS_FILE, text.encode())
         else:
-            self._compare(recorded, settings, {**recorded, **settings})
+            self._compare(recorded, settings)
 
-    def check_early_settings(self, settings: Mapping[str, Any]) -> None:
-        """Compare settings that are known before a study writes its first file; write nothing.
-
-        Args:
-            settings: Some of the settings by name, as JSON values.
-
-        Raises:
-            TesseraeError: The folder has results of other settings, or other files, or its settings
-                are damaged.
-            OSError: They cannot be read.
-        """
-        recorded = self._recorded_settings()
-        if recorded is not None:
-            self._compare(recorded, settings, settings)
-
-    def _recorded_settings(self, own_entries: Collection[str] = ()) -> dict[str, Any] | None:
-        """Return the settings of the folder; None if it is new, and holds no other files."""
+    def _recorded_settings(self, own_entries: Collection[str]) -> dict[str, Any] | None:
+        """Return the settings of the folder; None if it has no results, nor other files."""
         file = self.path / SETTINGS_FILE
-        if file.exists():
-            try:
-                recorded: dict[str, Any] = schema.check(
-                    dict[str, Any], json.loads(file.read_bytes()), "it"
-                )
-            except (ValueError, RecursionError) as e:
-                raise _damaged(file, str(e)) from None
-            return recorded
-        present = sorted(
-            entry.name
-            for entry in self.path.iterdir()
-            if not entry.name.startswith(".") and entry.name not in own_entries
-        )
-        if present:
-            raise TesseraeError(
-                f"--out {self.path} is no folder of this study: it contains {present[0]!r}."
-                " Pass another folder."
+        if not file.exists():
+            # A command that is killed while it writes the settings leaves the temporary file.
+            own = {*own_entries, file.with_suffix(writing.TEMPORARY_SUFFIX).name}
+            others = sorted(
+                entry.name
+                for entry in self.path.iterdir()
+                if not entry.name.startswith(".") and entry.name not in own
             )
-        return None
+            if others:
+                raise TesseraeError(
+                    f"--out {self.path} is no folder of this study: it contains {others[0]!r}."
+                    " Pass another folder."
+                )
+            return None
+        try:
+            recorded: dict[str, Any] = schema.check(
+                dict[str, Any], json.loads(file.read_bytes()), "it"
+            )
+        except (ValueError, RecursionError) as e:
+            raise TesseraeError(
+                f"{file} is damaged: {str(e)[:200]}. It says which settings the results are of, so"
+                " pass another --out."
+            ) from None
+        return recorded
 
-    def _compare(
-        self, recorded: Mapping[str, Any], settings: Mapping[str, Any], names: Iterable[str]
-    ) -> None:
+    def _compare(self, recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
         current = json.loads(json.dumps(settings))
         different = [
             f"{name} is {recorded.get(name)!r} in the folder and {current.get(name)!r} here"
-            for name in names
+            for name in {**recorded, **current}
             if recorded.get(name) != current.get(name)
         ]
         if different:
@@ -146,7 +152,10 @@ class ResultsFolder:
         file = self.path / name
         data = file.read_bytes() if file.exists() else b""
         complete = data[: data.rfind(b"\n") + 1]
-        return [_record(kind, file, text) for text in complete.splitlines()]
+        return [
+            _record(kind, file, number, text)
+            for number, text in enumerate(complete.splitlines(), start=1)
+        ]
 
     def append(self, record: Any, name: str) -> None:
         """Append a finished piece of work, which a command that is killed later does not lose.
@@ -171,18 +180,12 @@ def _drop_incomplete_line(file: Path) -> None:
         writing.write(file, data[: data.rfind(b"\n") + 1])
 
 
-def _record(kind: type[R], file: Path, text: bytes) -> R:
+def _record(kind: type[R], file: Path, number: int, text: bytes) -> R:
     try:
         line = schema.check(dict[str, Any], json.loads(text), "a line")
-    except (ValueError, RecursionError) as e:
-        raise _damaged(file, str(e)) from None
-    try:
         return schema.parse(kind, dict(line))
-    except SchemaError as e:
-        raise _damaged(file, str(e)) from None
-
-
-def _damaged(file: Path, fault: str) -> TesseraeError:
-    return TesseraeError(
-        f"{file} is damaged: {fault[:200]}. Remove the line, or pass another --out."
-    )
+    except (ValueError, RecursionError) as e:
+        raise TesseraeError(
+            f"{file} is damaged: line {number}: {str(e)[:200]}. Remove the line, whose piece of"
+            " work is then done again, or pass another --out."
+        ) from None

@@ -47,26 +47,42 @@ def test_other_settings_are_refused_by_name(results: ResultsFolder) -> None:
         results.check_settings({"epochs": 2})
 
 
-def test_early_settings_are_compared_and_not_written(
-    results: ResultsFolder, tmp_path: Path
-) -> None:
-    """Those that are not known yet do not count."""
-    results.check_early_settings({"epochs": 2})
-    with pytest.raises(TesseraeError, match=r"epochs is 2 in the folder and 3 here\. Pass"):
-        results.check_early_settings({"epochs": 3})
-    new = tmp_path / "new"
-    new.mkdir()
-    ResultsFolder(new, "test").check_early_settings({"epochs": 2})
-    assert list(new.iterdir()) == []
-
-
-@pytest.mark.parametrize("check", ["check_settings", "check_early_settings"])
+@pytest.mark.parametrize("check", ["check_settings", "check_known_settings"])
 def test_a_folder_of_other_files_is_refused(tmp_path: Path, check: str) -> None:
     """Nothing is written beside files that are not of a study."""
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(TesseraeError, match=r"no folder of this study: it contains 'thesis.tex'"):
         getattr(ResultsFolder(tmp_path, "test"), check)({"epochs": 2})
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_settings_that_a_killed_command_was_writing_do_not_block_its_folder(tmp_path: Path) -> None:
+    """The temporary file is no file of somebody else."""
+    (tmp_path / "settings.new").write_text('{"epo')
+    ResultsFolder(tmp_path, "test").check_settings({"epochs": 2})
+    assert json.loads((tmp_path / "settings.json").read_text()) == {"epochs": 2}
+
+
+def test_damaged_settings_are_an_error(results: ResultsFolder) -> None:
+    """No line of them can be removed: the results would be of unknown settings."""
+    (results.path / "settings.json").write_text("{")
+    with pytest.raises(TesseraeError, match=r"settings.json is damaged: .* so pass another --out"):
+        results.check_settings({"epochs": 2, "crop": "random"})
+
+
+def test_a_folder_is_checked_before_all_settings_are_known(
+    results: ResultsFolder, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Only the known ones are compared, nothing is written, and other files are refused."""
+    results.check_known_settings({"epochs": 2})
+    with pytest.raises(TesseraeError, match="epochs is 2 in the folder and 3 here"):
+        results.check_known_settings({"epochs": 3})
+    new = ResultsFolder(tmp_path_factory.mktemp("new"), "test")
+    (new.path / "store").mkdir()
+    new.check_known_settings({"epochs": 3}, own_entries=("store",))
+    assert [entry.name for entry in new.path.iterdir()] == ["store"]
+    with pytest.raises(TesseraeError, match="it contains 'store'"):
+        new.check_known_settings({"epochs": 3})
 
 
 def test_an_incomplete_line_is_dropped(results: ResultsFolder) -> None:
@@ -85,7 +101,7 @@ def test_a_damaged_line_is_an_error(results: ResultsFolder, line: str) -> None:
     """It is not taken for a run that is missing."""
     with (results.path / RUNS_FILE).open("a") as out:
         out.write(f"{line}\n")
-    with pytest.raises(TesseraeError, match=r"runs.jsonl is damaged: .* Remove the line"):
+    with pytest.raises(TesseraeError, match=r"runs.jsonl is damaged: line 2: .* Remove the line"):
         results.records(StudyRun, RUNS_FILE)
 
 

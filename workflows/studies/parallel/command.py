@@ -57,7 +57,7 @@ def parallel(options: ParallelOptions) -> int:
     results = ResultsFolder(options.folder, options.STUDY)
     rounds = QUICK_ROUNDS if options.quick else options.seeds
     with results.locked():
-        results.check_early_settings(_early_settings(options))
+        results.check_known_settings(_early_settings(options))
         cache = results.path / CACHE
         cache.mkdir(exist_ok=True)
         interpreters = _interpreters(options, cache)
