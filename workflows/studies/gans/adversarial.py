@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.errors import StoreError
 from pipeline.loader import Loader
 from workflows.colourise.options import ColouriseOptions
 from workflows.colourise.stage import Colourise, saturation, to_grey
@@ -24,21 +25,21 @@ from workflows.reports.figures import Figure, Point, point_figure
 from workflows.studies.arm_tables import StudyMetric, arm_table, conclusions, interval_of
 from workflows.studies.gans.experiment import (
     GRID_IMAGES,
-    SAMPLES_FOLDER,
     STORE_FOLDER,
     quick_notes,
+    study_settings,
+    write_grid,
 )
 from workflows.studies.gans.images import StudyImages, as_floats
 from workflows.studies.gans.options import AdversarialOptions
+from workflows.studies.gans.training import DIVERGED
 from workflows.studies.report import StudyReport
 from workflows.studies.results import ResultsFolder
 from workflows.studies.runs import StudyRun, run_arms
 from workflows.training.batches import RankBatch
-from workflows.training.image_grid import grid_png, to_uint8
 from workflows.training.image_rows import choose_rows
 from workflows.training.stage import Data
 from workflows.training.world import World
-from workflows.training.writing import write
 
 NO_CRITIC = "no critic"
 """The name of the arm without an adversarial loss."""
@@ -47,14 +48,15 @@ GREY, SHUFFLED, REAL = "grey input", "colours of another image", "training image
 image; and real images, the training rows, which have distances only."""
 CONTROLS = (GREY, SHUFFLED, REAL)
 """All controls, in the order of the tables."""
-DIVERGED = "diverged"
-"""The name of the metric that is 1 if an output was NaN or infinite, else 0."""
 EVALUATED_IMAGES, QUICK_EVALUATED_IMAGES = 1_000, 100
 """The maximum number of held-out images that are coloured."""
+MIN_SATURATION = 1e-3
+"""The mean saturation, of at most 2, below which images count as grey."""
 BLOCK_ROWS = 64
 """The number of images coloured at once."""
-EXAMPLES_IN_ROW = 3
-"""The images of an example in a grid: grey, coloured and original."""
+IMAGES_PER_EXAMPLE, EXAMPLES_IN_ROW = 3, 4
+"""The number of images of an example in a grid, grey, coloured and original, and that of examples
+in a row."""
 
 ERROR = StudyMetric(name="error", heading="mean absolute error", decimals=4, higher_is_better=False)
 """The error of pixels in [-1, 1]."""
@@ -88,7 +90,9 @@ def arms_of(options: AdversarialOptions) -> dict[str, ColourArm]:
     arms = {NO_CRITIC: ColourArm(objective="lsgan", weight=0.0)}
     for objective in options.objectives:
         for weight in options.weights:
-            arms[f"{objective}, weight {weight:g}"] = ColourArm(objective=objective, weight=weight)
+            # All digits: a folder would take another weight of the same name for finished.
+            name = f"{objective}, weight {str(weight).removesuffix('.0')}"
+            arms[name] = ColourArm(objective=objective, weight=weight)
     return arms
 
 
@@ -126,11 +130,20 @@ class ColourExperiment:
             images: The images.
             results: The folder of the study, which gets grids of coloured images.
             device: The device that trains.
+
+        Raises:
+            StoreError: The held-out images are grey.
         """
         self.options, self.images, self.results = options, images, results
         self._world = World(device=device)
         count = QUICK_EVALUATED_IMAGES if options.quick else EVALUATED_IMAGES
         self.real = as_floats(images.held_out[:count].to(device))
+        self._saturation = saturation(self.real)
+        if float(self._saturation) < MIN_SATURATION:
+            raise StoreError(
+                f"the held-out images of {images.store} are grey: there are no colours to compare"
+                " with. Pass a store or a source of colour images."
+            )
         self._features = FeatureReference.of(self.real)
         self._statistics = colour_statistics(self.real)
         self._scale = self._statistics.std(0).clamp_min(1e-6)
@@ -205,7 +218,7 @@ class ColourExperiment:
         """
         return {
             ERROR.name: float((coloured - self.real).abs().mean()),
-            SATURATION.name: float(saturation(coloured) / saturation(self.real).clamp_min(1e-6)),
+            SATURATION.name: float(saturation(coloured) / self._saturation),
             COLOURS.name: sliced_wasserstein(
                 colour_statistics(coloured) / self._scale, self._statistics / self._scale
             ),
@@ -213,14 +226,10 @@ class ColourExperiment:
         }
 
     def _write_grid(self, arm: str, coloured: Tensor) -> None:
-        count = GRID_IMAGES // EXAMPLES_IN_ROW
+        count = GRID_IMAGES // IMAGES_PER_EXAMPLE
         grey = to_grey(self.real[:count]).expand(-1, 3, -1, -1)
         examples = torch.stack([grey, coloured[:count], self.real[:count]], 1).flatten(0, 1)
-        folder = self.results.path / SAMPLES_FOLDER
-        folder.mkdir(exist_ok=True)
-        name = arm.replace(", ", "_").replace(" ", "-")
-        columns = 4 * EXAMPLES_IN_ROW
-        write(folder / f"{name}.png", grid_png(to_uint8(examples), columns=columns))
+        write_grid(self.results, arm, examples, columns=IMAGES_PER_EXAMPLE * EXAMPLES_IN_ROW)
 
 
 def colour_statistics(images: Tensor) -> Tensor:
@@ -252,8 +261,7 @@ def adversarial(options: AdversarialOptions, experiment: ColourExperiment) -> St
     """
     arms = arms_of(options)
     settings = {
-        "study": options.STUDY,
-        "quick": options.quick,
+        **study_settings(options),
         "images": experiment.images.description,
         "image identity": experiment.images.identity,
         "coloured images": len(experiment.real),

@@ -13,10 +13,12 @@ from workflows.studies.gans import two_changes as two_changes_study
 from workflows.studies.gans.adversarial import ColourExperiment
 from workflows.studies.gans.experiment import (
     SAMPLES_FOLDER,
+    STORE_FOLDER,
     open_experiment,
     parse_device,
     prepare_source,
     small_version,
+    study_settings,
 )
 from workflows.studies.gans.images import StudyImages, open_images
 from workflows.studies.gans.options import (
@@ -29,6 +31,7 @@ from workflows.studies.report import StudyReport, publish
 from workflows.studies.results import ResultsFolder
 
 AnyOptions = TypeVar("AnyOptions", bound=StoredImagesOptions)
+AnyExperiment = TypeVar("AnyExperiment")
 
 
 def two_changes(options: TwoChangesOptions) -> int:
@@ -47,17 +50,7 @@ def two_changes(options: TwoChangesOptions) -> int:
         ValueError: An option has an invalid value.
         KeyboardInterrupt: Ctrl-C was pressed; the message says how to continue.
     """
-
-    def report(
-        options: TwoChangesOptions,
-        images: StudyImages,
-        results: ResultsFolder,
-        device: torch.device,
-    ) -> StudyReport:
-        experiment = open_experiment(options, images, results, device)
-        return two_changes_study.two_changes(options, experiment)
-
-    return _run(options, report)
+    return _run(options, open_experiment, two_changes_study.two_changes)
 
 
 def hacks(options: HacksOptions) -> int:
@@ -76,17 +69,7 @@ def hacks(options: HacksOptions) -> int:
         ValueError: An option has an invalid value.
         KeyboardInterrupt: Ctrl-C was pressed; the message says how to continue.
     """
-
-    def report(
-        options: HacksOptions,
-        images: StudyImages,
-        results: ResultsFolder,
-        device: torch.device,
-    ) -> StudyReport:
-        experiment = open_experiment(options, images, results, device)
-        return hacks_study.hacks(options, experiment)
-
-    return _run(options, report)
+    return _run(options, open_experiment, hacks_study.hacks)
 
 
 def adversarial(options: AdversarialOptions) -> int:
@@ -106,34 +89,30 @@ def adversarial(options: AdversarialOptions) -> int:
         ValueError: An option has an invalid value.
         KeyboardInterrupt: Ctrl-C was pressed; the message says how to continue.
     """
-
-    def report(
-        options: AdversarialOptions,
-        images: StudyImages,
-        results: ResultsFolder,
-        device: torch.device,
-    ) -> StudyReport:
-        experiment = ColourExperiment(options, images, results, device)
-        return adversarial_study.adversarial(options, experiment)
-
-    return _run(options, report)
+    return _run(options, ColourExperiment, adversarial_study.adversarial)
 
 
 def _run(
     options: AnyOptions,
-    report: Callable[[AnyOptions, StudyImages, ResultsFolder, torch.device], StudyReport],
+    experiment: Callable[[AnyOptions, StudyImages, ResultsFolder, torch.device], AnyExperiment],
+    study: Callable[[AnyOptions, AnyExperiment], StudyReport],
 ) -> int:
     device = parse_device(options.device)
     torch.set_num_threads(options.threads)
+    # Some algorithms of cuDNN give other figures in each run, even with equal seeds.
+    torch.backends.cudnn.deterministic = True
     options = small_version(options)
     results = ResultsFolder(options.folder, options.STUDY)
     # A store is opened before the folder is created, which a wrong one would leave behind.
     images = None if options.store is None else _open(options, options.store)
     with results.locked():
         print(f"results: {options.folder}", flush=True)
-        images = images or _open(options, prepare_source(options))
+        if images is None:
+            # Before hours of work, and before a store is written into the folder of another study.
+            results.check_known_settings(study_settings(options), own_entries=(STORE_FOLDER,))
+            images = _open(options, prepare_source(options))
         print(images.description, flush=True)
-        publish(report(options, images, results, device), options.folder)
+        publish(study(options, experiment(options, images, results, device)), options.folder)
         print(f"samples: {options.folder / SAMPLES_FOLDER}", flush=True)
     return 0
 

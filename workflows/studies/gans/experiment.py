@@ -1,4 +1,4 @@
-"""The settings, the controls and the runs that both studies of GANs share."""
+"""The images, the settings and the runs of the studies, and what their reports share."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from pipeline import sources
 from workflows.preparation.options import PrepareOptions
 from workflows.preparation.prepare import prepare
 from workflows.studies.arm_tables import StudyMetric
@@ -110,7 +111,7 @@ class GanExperiment:
         """
         result = run_recipe(recipe, self.images, self.comparison, self.size, seed=seed)
         if seed == 0 and result.samples is not None:
-            self._write_grid(arm, result.samples)
+            write_grid(self.results, arm, result.samples[:GRID_IMAGES])
         curves = result.curves
         # JSON has no infinity: the curves of a critic without a bound may be left out.
         if curves.critic and all(map(math.isfinite, curves.critic)):
@@ -142,14 +143,8 @@ class GanExperiment:
             self.comparison.held_out.device
         )
         if seed == 0:
-            self._write_grid(name, samples)
+            write_grid(self.results, name, samples[:GRID_IMAGES])
         return self.comparison.measure(samples)
-
-    def _write_grid(self, arm: str, samples: torch.Tensor) -> None:
-        folder = self.results.path / SAMPLES_FOLDER
-        folder.mkdir(exist_ok=True)
-        name = arm.replace(", ", "_").replace(" ", "-")
-        write(folder / f"{name}.png", grid_png(to_uint8(samples[:GRID_IMAGES])))
 
 
 def small_version(options: AnyOptions) -> AnyOptions:
@@ -170,6 +165,8 @@ def small_version(options: AnyOptions) -> AnyOptions:
 def prepare_source(options: StoredImagesOptions) -> str:
     """Prepare the images of `--source` into a store below the folder of the study.
 
+    Only the splits that the study reads are prepared.
+
     Args:
         options: The options, with those of the small version if it is to be run.
 
@@ -178,12 +175,24 @@ def prepare_source(options: StoredImagesOptions) -> str:
 
     Raises:
         TesseraeError: The source cannot be used, or the store holds other images.
+        ValueError: `held_out` is set, and the source has no named splits.
     """
     assert options.source is not None
+    if options.held_out is not None and not sources.source_splits(options.source):
+        # Both splits would get all images of the source.
+        raise ValueError(
+            f"--held-out is {options.held_out}: {options.source} has no named splits. Omit"
+            " --held-out, so that a part of its images is held out."
+        )
     store = str(options.folder / STORE_FOLDER)
+    splits = [split for split in (options.split, options.held_out) if split is not None]
     prepare(
         PrepareOptions(
-            source=options.source, store=store, sizes=(options.image_size,), dashboard=False
+            source=options.source,
+            store=store,
+            split=tuple(splits),
+            sizes=(options.image_size,),
+            dashboard=False,
         )
     )
     return store
@@ -217,6 +226,32 @@ def open_experiment(
     )
 
 
+def write_grid(
+    results: ResultsFolder, arm: str, images: torch.Tensor, *, columns: int | None = None
+) -> None:
+    """Write the images of an arm as one PNG file into the folder of samples.
+
+    Args:
+        results: The folder of the study.
+        arm: The name of the arm, which names the file.
+        images: (n, 3, size, size) float32 in [-1, 1], n > 0.
+        columns: The number of images in a row of the grid (default: the root of n, rounded up).
+    """
+    folder = results.path / SAMPLES_FOLDER
+    folder.mkdir(exist_ok=True)
+    name = arm.replace(", ", "_").replace(" ", "-")
+    write(folder / f"{name}.png", grid_png(to_uint8(images), columns=columns))
+
+
+def study_settings(options: StoredImagesOptions) -> dict[str, Any]:
+    """Return those settings of a study that are known before its images are.
+
+    Args:
+        options: The options, with those of the small version if it is run.
+    """
+    return {"study": options.STUDY, "quick": options.quick}
+
+
 def settings_of(options: GanOptions, experiment: GanExperiment) -> dict[str, Any]:
     """Return the settings that decide the results of a study, for its folder.
 
@@ -226,8 +261,7 @@ def settings_of(options: GanOptions, experiment: GanExperiment) -> dict[str, Any
     """
     size = experiment.size
     return {
-        "study": options.STUDY,
-        "quick": options.quick,
+        **study_settings(options),
         "images": experiment.images.description,
         "image identity": experiment.images.identity,
         "compared rows": len(experiment.comparison.held_out),

@@ -67,8 +67,18 @@ def open_images(
         max_images: Maximum number of training images.
 
     Raises:
-        StoreError: The store lacks a split or images that are large enough, or has too few.
+        StoreError: The store lacks a split or images that are large enough, or has too few; or both
+            splits are of the same images.
     """
+    objects = open_objects(store)
+    recipe = records.load_recipe(objects)
+    plans = [records.load_plan(objects, name) for name in (split, held_out) if name is not None]
+    if len({plan.listing for plan in plans}) < len(plans):
+        raise StoreError(
+            f"splits {split!r} and {held_out!r} of {store} have the same images: samples would be"
+            " compared with images that are trained on. Pass another --held-out, or omit it, so"
+            " that a part of the split is held out."
+        )
     train, labels, array = _read(store, split, image_size, max_images)
     arrays = [array]
     if held_out is None:
@@ -83,16 +93,15 @@ def open_images(
     if len(train) < MIN_TRAIN or len(held_out_rows) < MIN_HELD_OUT:
         raise StoreError(
             f"{store} has {len(train):,} training and {len(held_out_rows):,} held-out images:"
-            f" expected at least {MIN_TRAIN} and {MIN_HELD_OUT}. Pass a larger store."
+            f" expected at least {MIN_TRAIN} and {MIN_HELD_OUT}. Pass a larger --max-images or a"
+            " larger store."
         )
-    objects = open_objects(store)
-    plans = [records.load_plan(objects, name) for name in (split, held_out) if name is not None]
     return StudyImages(
         store=store,
         train=train,
         labels=labels,
         held_out=held_out_rows,
-        num_classes=len(records.load_recipe(objects).classes),
+        num_classes=len(recipe.classes),
         identity=" ".join([*(plan.digest[:16] for plan in plans), *arrays]),
         description=(
             f"{len(train):,} training images of split {split} and {len(held_out_rows):,} held-out"

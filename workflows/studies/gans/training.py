@@ -137,7 +137,6 @@ class GanTraining:
             config,
             self._world,
         )
-        self._critic_loss = math.inf
 
     def step(self, step: int) -> None:
         """Update the critic, as often as the recipe says, and the generator.

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from pipeline.errors import StoreError
 from pipeline.loader import Loader
 from tests.workflows.training.small import small_store
 from workflows.colourise.stage import Colourise
 from workflows.studies.gans import adversarial, command
 from workflows.studies.gans.adversarial import ColourArm, ColourExperiment, colour_statistics
-from workflows.studies.gans.images import open_images
+from workflows.studies.gans.images import as_floats, open_images
 from workflows.studies.gans.options import AdversarialOptions
 from workflows.studies.results import ResultsFolder
 from workflows.training.stage import Data
@@ -77,6 +79,28 @@ def test_the_metrics_are_those_of_the_stage(
     assert stage.world == World()
 
 
+def test_grey_images_are_refused(store: str, tmp_path: Path) -> None:
+    """Shares of no saturation, and distances in deviations of 0, would be meaningless."""
+    images = open_images(store, "train", "val", image_size=16, max_images=1_000)
+    grey = replace(images, held_out=images.held_out[:, :1].expand(-1, 3, -1, -1))
+    options = AdversarialOptions(store=store, out=tmp_path)
+    with pytest.raises(StoreError, match=r"the held-out images of .* are grey"):
+        ColourExperiment(options, grey, ResultsFolder(tmp_path, "adversarial"), torch.device("cpu"))
+
+
+def test_arms_of_nearly_equal_weights_have_names_of_their_own(tmp_path: Path) -> None:
+    """The folder would take one for the finished run of the other."""
+    weights = (0.01, 1.0, 0.1234567, 0.1234568)
+    options = AdversarialOptions(store="a", objectives=("wgan",), weights=weights)
+    assert list(adversarial.arms_of(options)) == [
+        "no critic",
+        "wgan, weight 0.01",
+        "wgan, weight 1",
+        "wgan, weight 0.1234567",
+        "wgan, weight 0.1234568",
+    ]
+
+
 def test_batches_are_keyed_by_seed_and_number(store: str) -> None:
     """Equal seeds give equal batches one after the other, which differ."""
     images = open_images(store, "train", "val", image_size=16, max_images=1_000)
@@ -87,6 +111,9 @@ def test_batches_are_keyed_by_seed_and_number(store: str) -> None:
     assert all(torch.equal(batch.images, again.take().images) for batch in batches)
     assert not torch.equal(batches[0].rows, batches[1].rows)
     assert not torch.equal(batches[0].rows, other.take().rows)
+    for batch in batches:  # the images of these rows, none of which is held out
+        torch.testing.assert_close(batch.images, as_floats(images.train[batch.rows]))
+        assert torch.equal(batch.labels, images.labels[batch.rows])
 
 
 def test_brightness_is_no_colour_statistic() -> None:

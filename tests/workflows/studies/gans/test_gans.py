@@ -11,13 +11,16 @@ import pytest
 import torch
 
 from pipeline.errors import StoreError, TesseraeError
+from tests.images import make_folder, prepare_inline
 from tests.workflows.training.small import small_store
+from workflows.preparation.options import PrepareOptions
 from workflows.studies.gans import (
     CONSTRAINTS,
     LOSSES,
     OPTIMISERS,
     TIPS,
     command,
+    experiment,
     hacks,
     two_changes,
 )
@@ -278,8 +281,51 @@ def test_images_are_reduced_and_held_out(store: str) -> None:
     assert len(images.held_out) == round(0.1 * num_rows)
     train = {rows.numpy().tobytes() for rows in images.train}
     assert not train & {rows.numpy().tobytes() for rows in images.held_out}
-    with pytest.raises(StoreError, match="expected at least 64 and 16"):
+    with pytest.raises(
+        StoreError, match=r"expected at least 64 and 16\. Pass a larger --max-images"
+    ):
         open_images(store, "train", None, image_size=8, max_images=65)
+
+
+def test_splits_of_the_same_images_are_refused(tmp_path: Path) -> None:
+    """Otherwise images that are trained on would count as held-out ones."""
+    source, store = tmp_path / "photos", str(tmp_path / "store")
+    make_folder(source, 100)
+    for split in ("train", "val"):
+        prepare_inline(source, store, split=split, sizes=(16,))
+    with pytest.raises(StoreError, match=r"'train' and 'val' of .* have the same images"):
+        open_images(store, "train", "val", image_size=8, max_images=1_000)
+    options = HacksOptions(source=str(source), held_out="val", out=tmp_path / "out")
+    with pytest.raises(ValueError, match=r"--held-out is val: .*photos has no named splits"):
+        command.hacks(options)
+    assert not (tmp_path / "out" / "store").exists()
+
+
+def test_a_source_is_not_prepared_into_the_folder_of_others(store: str, tmp_path: Path) -> None:
+    """Neither files of somebody else nor another study get a store, and no hours are lost."""
+    source = str(Path(store).with_name("source"))
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(TesseraeError, match=r"no folder of this study: it contains 'thesis.tex'"):
+        command.hacks(HacksOptions(source=source, out=tmp_path))
+    (tmp_path / "thesis.tex").rename(tmp_path / "settings.json")
+    (tmp_path / "settings.json").write_text('{"study": "two-changes", "quick": false}')
+    with pytest.raises(TesseraeError, match="study is 'two-changes' in the folder and 'hacks'"):
+        command.hacks(HacksOptions(source=source, out=tmp_path))
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(("held_out", "splits"), [(None, ["train"]), ("val", ["train", "val"])])
+def test_only_the_splits_that_are_read_are_prepared(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held_out: str | None, splits: list
+) -> None:
+    """A large test set that nobody asked for would cost hours."""
+    prepared: list[PrepareOptions] = []
+    monkeypatch.setattr(experiment, "prepare", prepared.append)
+    source = str(Path(store).with_name("source"))
+    options = HacksOptions(source=source, held_out=held_out, out=tmp_path, image_size=8)
+    assert experiment.prepare_source(options) == str(tmp_path / "store")
+    assert [list(p.split) for p in prepared] == [splits]
+    assert [p.sizes for p in prepared] == [(8,)]
 
 
 def test_options_that_cannot_end_well_are_refused(tmp_path: Path) -> None:
