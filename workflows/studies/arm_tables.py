@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from workflows.reports.table import Table
@@ -156,8 +156,7 @@ def arm_table(
         for metric in metrics:
             cells.append(_mean_text(interval_of(runs, arm, metric), metric, num_runs))
             if base is not None:
-                difference = difference_of(runs, arm, base, metric.name) if arm != base else None
-                cells.append("" if difference is None else metric.difference_text(difference))
+                cells.append(_difference_cell(runs, arm, base, metric))
         rows.append(cells)
     return Table(title, columns, rows, text_columns=("arm",))
 
@@ -169,12 +168,36 @@ def _mean_text(interval: MeanInterval | None, metric: StudyMetric, num_runs: int
     return f"{metric.text(interval)}{defined}"
 
 
+def _difference_cell(runs: Sequence[StudyRun], arm: str, base: str, metric: StudyMetric) -> str:
+    """Return the difference of an arm to its base; empty if no seed has both."""
+    difference = difference_of(runs, arm, base, metric.name) if arm != base else None
+    if difference is None:
+        return ""
+    return f"{metric.difference_text(difference)}{omitted_seeds(runs, (arm, base), difference)}"
+
+
+def omitted_seeds(runs: Iterable[StudyRun], arms: Collection[str], interval: MeanInterval) -> str:
+    """Return how many seeds a difference is over, such as `, 2 of 3 seeds`; empty if it is all.
+
+    A seed is left out if the metric is undefined in a run of it, as after training that diverged.
+
+    Args:
+        runs: The finished runs.
+        arms: The names of all arms that are compared.
+        interval: The mean difference.
+    """
+    seeds_of = [{run.seed for run in runs if run.arm == arm} for arm in arms]
+    count = len(set.intersection(*seeds_of))
+    return "" if interval.count == count else f", {interval.count} of {count} seeds"
+
+
 def conclusions(
     runs: Sequence[StudyRun], arms: Sequence[str], metric: StudyMetric, *, base: str
 ) -> Iterator[str]:
     """Yield a sentence on the difference of each arm to another one.
 
-    A difference was seen only if its whole 95 % interval is on one side of 0.
+    A difference was seen only if its whole 95 % interval is on one side of 0. An arm that has
+    finished runs, but no seed with the metric in both, has a sentence that says so.
 
     Args:
         runs: The finished runs.
@@ -182,14 +205,19 @@ def conclusions(
         metric: The metric that is compared.
         base: The arm that the others are compared with.
     """
+    finished = {run.arm for run in runs}
     for arm in arms:
-        difference = difference_of(runs, arm, base, metric.name) if arm != base else None
+        if arm == base or not {arm, base} <= finished:
+            continue
+        subject = f"{arm}, {metric.heading} less that of {base}"
+        difference = difference_of(runs, arm, base, metric.name)
         if difference is None:
+            yield f"{subject}: undefined, as no seed has it in both"
             continue
         unit = " points" if metric.percent else ""
-        numbers = f"{metric.difference_text(difference)}{unit}"
-        conclusion = verdict(difference, metric)
-        yield f"{arm}, {metric.heading} less that of {base}: {numbers}: {conclusion}"
+        omitted = omitted_seeds(runs, (arm, base), difference)
+        numbers = f"{metric.difference_text(difference)}{unit}{omitted}"
+        yield f"{subject}: {numbers}: {verdict(difference, metric)}"
 
 
 def verdict(difference: MeanInterval, metric: StudyMetric) -> str:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from workflows.reports.figures import Estimate
 from workflows.reports.table import Table
-from workflows.studies.arm_tables import StudyMetric, verdict
+from workflows.studies.arm_tables import StudyMetric, omitted_seeds, verdict
 from workflows.studies.intervals import MeanInterval, mean_interval
 from workflows.studies.runs import StudyRun
+from workflows.terminal.formatting import counted
 
 Factors = Mapping[str, Sequence[str]]
 """The levels of each factor; an arm of a factorial study has a level of each."""
@@ -65,8 +66,24 @@ class Contrast:
         subject = f"{self.name} ({self.label})" if self.name else self.label
         if difference is None:
             return f"{subject}, {metric.heading}: undefined, as no seed has it in all arms"
-        numbers = metric.difference_text(difference)
-        return f"{subject}, {metric.heading}: {numbers}: {verdict(difference, metric)}"
+        return f"{subject}, {metric.heading}: {self._numbers(runs, metric, difference)}"
+
+    def cell(self, runs: Sequence[StudyRun], metric: StudyMetric) -> str:
+        """Return the contrast of a metric, with its interval and what it shows, for a table.
+
+        Args:
+            runs: The finished runs.
+            metric: The metric.
+        """
+        difference = self.interval(runs, metric.name)
+        return "-" if difference is None else self._numbers(runs, metric, difference)
+
+    def _numbers(
+        self, runs: Sequence[StudyRun], metric: StudyMetric, difference: MeanInterval
+    ) -> str:
+        omitted = omitted_seeds(runs, self.weights, difference)
+        numbers = f"{metric.difference_text(difference)}{omitted}"
+        return f"{numbers}: {verdict(difference, metric)}"
 
 
 def arm_name(levels: Sequence[str]) -> str:
@@ -144,19 +161,24 @@ def contrast_table(
         contrasts: The contrasts, in the order of the rows.
         metrics: The metrics, in the order of the columns.
     """
-    rows = []
-    for contrast in contrasts:
-        cells = [contrast.name or contrast.label]
-        for metric in metrics:
-            interval = contrast.interval(runs, metric.name)
-            cells.append(
-                "-"
-                if interval is None
-                else f"{metric.difference_text(interval)} {verdict(interval, metric)}"
-            )
-        rows.append(cells)
+    rows = [
+        [contrast.name or contrast.label, *(contrast.cell(runs, metric) for metric in metrics)]
+        for contrast in contrasts
+    ]
     columns = ["contrast", *(metric.column for metric in metrics)]
     return Table(title, columns, rows, text_columns=columns)
+
+
+def chance_note(num_effects: int) -> str:
+    """Return the caution that several intervals exclude 0 by chance alone.
+
+    Args:
+        num_effects: The number of effects of one metric that a report has.
+    """
+    return (
+        "About 1 in 20 intervals of effects that are 0 excludes 0 by chance; each metric has"
+        f" {counted(num_effects, 'effect')} here."
+    )
 
 
 def estimates(

@@ -37,6 +37,25 @@ def test_undefined_metrics_are_counted() -> None:
     assert table.rows[1] == ["b", "0", "-"]
 
 
+def test_a_difference_says_which_seeds_it_leaves_out() -> None:
+    """An arm of which the worst runs diverged must not pass for one that always converges."""
+    diverged = StudyRun(arm="pad", seed=2, metrics={}, seconds=1.0)
+    runs = [*runs_of(crop=[0.5, 0.6, 0.7], pad=[0.7, 0.81]), diverged]
+    table = arm_table("Arms", runs, ["crop", "pad"], [ACCURACY], base="crop")
+    assert table.rows[1][-1] == "+20.5 (+14.1 to +26.9), 2 of 3 seeds"
+    (line,) = conclusions(runs, ["crop", "pad"], ACCURACY, base="crop")
+    assert line.endswith("+20.5 (+14.1 to +26.9) points, 2 of 3 seeds: better")
+
+
+def test_an_arm_without_the_metric_is_named() -> None:
+    """An arm that was not run is left out."""
+    diverged = [StudyRun(arm="pad", seed=seed, metrics={}, seconds=1.0) for seed in range(2)]
+    runs = [*runs_of(crop=[0.5, 0.6]), *diverged]
+    assert list(conclusions(runs, ["crop", "pad", "squish"], ACCURACY, base="crop")) == [
+        "pad, top-1 less that of crop: undefined, as no seed has it in both"
+    ]
+
+
 @pytest.mark.parametrize(
     ("values", "verdict"),
     [

@@ -75,11 +75,15 @@ def test_a_seed_that_lacks_an_arm_is_left_out() -> None:
     ]
     effect = main_effect(FACTORS, "loss", "b", "a")
     assert len(effect.values(diverged, "value")) == 2
+    assert ", 2 of 3 seeds: no difference seen" in effect.conclusion(diverged, METRIC)
+    assert " seeds" not in effect.conclusion(runs, METRIC)
     nothing = difference("b, yes, x", "missing")
     assert nothing.interval(diverged, "value") is None
     assert "undefined" in nothing.conclusion(diverged, METRIC)
     table = contrast_table("effects", diverged, [effect, nothing], [METRIC])
-    assert [row[1][:6] for row in table.rows] == ["+0.000", "-"]
+    assert [row[1] for row in table.rows] == [
+        "+0.000 (+0.000 to +0.000), 2 of 3 seeds: no difference seen", "-",
+    ]  # fmt: skip
     assert [row.label for row in estimates(diverged, [effect, nothing], METRIC)] == [effect.label]
 
 

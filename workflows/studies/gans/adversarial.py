@@ -23,6 +23,7 @@ from workflows.evaluation.random_features import FeatureReference
 from workflows.evaluation.sliced import sliced_wasserstein
 from workflows.reports.figures import Figure, Point, point_figure
 from workflows.studies.arm_tables import StudyMetric, arm_table, conclusions, interval_of
+from workflows.studies.contrasts import chance_note
 from workflows.studies.gans.experiment import (
     GRID_IMAGES,
     STORE_FOLDER,
@@ -312,6 +313,7 @@ def adversarial(options: AdversarialOptions, experiment: ColourExperiment) -> St
             " small distance without a small error is no colourisation.",
             "Equal seeds have the same initial weights and batches, so differences are paired by"
             " seed. Intervals are 95 %, by Student's t over seeds.",
+            chance_note(len(trained) - 1),
         ],
         settings=settings,
     )

@@ -56,10 +56,12 @@ QUICK_STEPS, QUICK_WIDTH, QUICK_BATCH, QUICK_SIZE = 24, 8, 32, 16
 
 FEATURE_DISTANCE = StudyMetric(name=FEATURES, heading="feature distance", higher_is_better=False)
 """The metric by which the studies rank samples."""
+DIVERSITY_METRIC = StudyMetric(name=DIVERSITY, heading="diversity", decimals=2)
+"""The metric of how varied samples are."""
 SAMPLE_METRICS = (
     FEATURE_DISTANCE,
     StudyMetric(name=DISTANCE, heading="pixel distance", higher_is_better=False),
-    StudyMetric(name=DIVERSITY, heading="diversity", decimals=2),
+    DIVERSITY_METRIC,
     StudyMetric(name=NOVELTY, heading="novelty", decimals=2),
 )
 """The metrics of samples, which controls have too."""
@@ -343,9 +345,9 @@ def measurement_notes(experiment: GanExperiment) -> list[str]:
     return [
         f"Images: {experiment.images.description}. Neither study nor arm selects anything by the"
         " held-out images: the last generator is measured, with the hyperparameters of the papers.",
-        f"Each metric is the mean over the last {FINAL_EVALUATIONS} of {size.evaluations}"
+        f"Each metric of a run is the mean over the last {FINAL_EVALUATIONS} of {size.evaluations}"
         f" evaluations, with {len(experiment.comparison.held_out):,} samples and as many held-out"
-        " images.",
+        " images; that of a control is of one such set of samples.",
         "Feature distance: sliced Wasserstein distance of the responses of a random convolutional"
         " network, in standard deviations of the held-out images' responses. Pixel distance: that"
         " of pixels in [-1, 1]; a fitted Gaussian is nearly as close in it as training images.",

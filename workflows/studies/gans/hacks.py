@@ -15,9 +15,10 @@ from typing import Any
 
 from workflows.reports.figures import Figure, interval_figure
 from workflows.reports.table import Table
-from workflows.studies.arm_tables import arm_table, verdict
-from workflows.studies.contrasts import Contrast, difference, estimates
+from workflows.studies.arm_tables import arm_table, omitted_seeds, verdict
+from workflows.studies.contrasts import Contrast, chance_note, difference, estimates
 from workflows.studies.gans.experiment import (
+    DIVERSITY_METRIC,
     FEATURE_DISTANCE,
     SAMPLE_METRICS,
     STORE_FOLDER,
@@ -62,6 +63,16 @@ class Tip:
     """The use of the tip: `ADDED`, `REMOVED` or `IGNORED`."""
     change: Mapping[str, Any] = field(default_factory=dict)
     """The fields of the recipe that differ from those of the base."""
+    critic_updates: int = 1
+    """The number of critic updates for each one of the base."""
+
+    def recipe(self, base: GanRecipe) -> GanRecipe:
+        """Return the recipe of the arm.
+
+        Args:
+            base: The recipe of the base.
+        """
+        return replace(base, critic_steps=self.critic_updates * base.critic_steps, **self.change)
 
 
 _HALF_LOSS = math.log(2)
@@ -91,7 +102,8 @@ TIPS = (
     ),
     Tip(
         arm="max-pooling", number=5, use=REMOVED, change={"critic": "pooling"},
-        text="avoid sparse gradients: leaky ReLU and strides, not ReLU and max pooling",
+        text="avoid sparse gradients: leaky ReLU and strides, not ReLU and max pooling (here in"
+        " the critic; a DCGAN's generator has ReLU)",
     ),
     Tip(
         arm="soft-labels", number=6, use=ADDED, change={"soft_labels": True},
@@ -142,8 +154,9 @@ TIPS = (
         text="add Gaussian noise to every layer of the generator (here with a deviation of 0.1)",
     ),
     Tip(
-        arm="more-critic-updates", number=14, use=ADDED, change={"critic_steps": 3},
-        text="train the critic more, above all with noise (here 3 updates in a step)",
+        arm="more-critic-updates", number=14, use=ADDED, critic_updates=3,
+        text="train the critic more, above all with noise (here 3 updates for each one of the"
+        " base)",
     ),
     Tip(
         arm="dropout", number=17, use=ADDED, change={"dropout": 0.5},
@@ -205,7 +218,7 @@ def hacks(options: HacksOptions, experiment: GanExperiment) -> StudyReport:
     settings = settings_of(options, experiment)
     experiment.results.check_settings(settings, own_entries=(STORE_FOLDER,))
     base = GanRecipe(critic_steps=options.critic_steps)
-    recipes = {BASE: base} | {tip.arm: replace(base, **tip.change) for tip in tips}
+    recipes = {BASE: base} | {tip.arm: tip.recipe(base) for tip in tips}
     runs = run_experiment(experiment, recipes, options.seeds, title="tips")
     effects = [difference(tip.arm, BASE) for tip in tips]
     return StudyReport(
@@ -214,13 +227,7 @@ def hacks(options: HacksOptions, experiment: GanExperiment) -> StudyReport:
         answers=[*quick_notes(options), *_answers(tips, effects, runs)],
         tables=[
             _tips_table(tips),
-            arm_table(
-                "Samples of each arm",
-                runs,
-                [*CONTROLS, *recipes],
-                [*SAMPLE_METRICS],
-                base=None,
-            ),
+            arm_table("Samples of each arm", runs, [*CONTROLS, *recipes], SAMPLE_METRICS),
             _effects_table(tips, effects, runs),
         ],
         figures=_figures(effects, runs),
@@ -232,9 +239,8 @@ def hacks(options: HacksOptions, experiment: GanExperiment) -> StudyReport:
             f" {counted(options.critic_steps, 'critic update')} in a step.",
             "Strengths of tips that the list leaves open, such as the share of flipped labels, are"
             " those of the table; no others were tried on these images.",
-            f"Of {len(effects)} effects without any truth about 1 in 20 has an interval that"
-            " excludes 0. The column of p-values is adjusted for their number (Holm 1979); with few"
-            " seeds only large effects reach 0.05.",
+            f"{chance_note(len(effects))} The p-values are those of the feature distance, adjusted"
+            " for their number (Holm 1979); with few seeds only large effects reach 0.05.",
             *(f"Not tested: tip {tip}: {reason}." for tip, reason in LEFT_OUT.items()),
             *(
                 []
@@ -261,7 +267,8 @@ def _answers(tips: list[Tip], effects: list[Contrast], runs: list[StudyRun]) -> 
         if interval is None or not interval.has_interval:
             undefined.append(tip.arm)
             continue
-        text = f"{tip.arm} {FEATURE_DISTANCE.difference_text(interval)}"
+        omitted = omitted_seeds(runs, effect.weights, interval)
+        text = f"{tip.arm} {FEATURE_DISTANCE.difference_text(interval)}{omitted}"
         groups[verdict(interval, FEATURE_DISTANCE)].append(text)
     adjusted = _adjusted(effects, runs)
     certain = [tip.arm for tip, p in zip(tips, adjusted, strict=True) if p < SIGNIFICANCE]
@@ -286,22 +293,19 @@ def _tips_table(tips: list[Tip]) -> Table:
 
 
 def _effects_table(tips: list[Tip], effects: list[Contrast], runs: list[StudyRun]) -> Table:
-    metrics = [
-        metric for metric in SAMPLE_METRICS if metric.name in ("feature distance", "diversity")
+    rows = [
+        [
+            tip.arm,
+            tip.use,
+            effect.cell(runs, FEATURE_DISTANCE),
+            "-" if math.isnan(adjusted) else f"{adjusted:.3f}",
+            effect.cell(runs, DIVERSITY_METRIC),
+        ]
+        for tip, effect, adjusted in zip(tips, effects, _adjusted(effects, runs), strict=True)
     ]
-    rows = []
-    for tip, effect, adjusted in zip(tips, effects, _adjusted(effects, runs), strict=True):
-        cells = [tip.arm, tip.use]
-        for metric in metrics:
-            interval = effect.interval(runs, metric.name)
-            cells.append(
-                "-"
-                if interval is None
-                else f"{metric.difference_text(interval)} {verdict(interval, metric)}"
-            )
-        rows.append([*cells, "-" if math.isnan(adjusted) else f"{adjusted:.3f}"])
-    columns = ["arm", "tip", *(m.column for m in metrics), "adjusted p"]
-    return Table("Differences to the base, paired by seed", columns, rows, columns[:-1])
+    columns = ["arm", "tip", FEATURE_DISTANCE.column, "its adjusted p", DIVERSITY_METRIC.column]
+    text_columns = [name for name in columns if name != "its adjusted p"]
+    return Table("Differences to the base, paired by seed", columns, rows, text_columns)
 
 
 def _figures(effects: list[Contrast], runs: list[StudyRun]) -> dict[str, Figure]:

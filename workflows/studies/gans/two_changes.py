@@ -18,6 +18,7 @@ from workflows.studies.arm_tables import arm_table, interval_of
 from workflows.studies.contrasts import (
     Contrast,
     arm_name,
+    chance_note,
     contrast_table,
     difference,
     estimates,
@@ -37,7 +38,7 @@ from workflows.studies.gans.experiment import (
     run_experiment,
     settings_of,
 )
-from workflows.studies.gans.metrics import CONTROLS, GAUSSIAN
+from workflows.studies.gans.metrics import CONTROLS, GAUSSIAN, NOVELTY
 from workflows.studies.gans.options import TwoChangesOptions
 from workflows.studies.gans.recipes import DCGAN_OPTIMISER, WGAN_OPTIMISER, GanRecipe
 from workflows.studies.gans.training import SETTLING
@@ -133,7 +134,7 @@ def two_changes(options: TwoChangesOptions, experiment: GanExperiment) -> StudyR
         "Effects, paired by seed",
         runs,
         contrasts(),
-        [metric for metric in SAMPLE_METRICS if metric.name != "novelty"],
+        [metric for metric in SAMPLE_METRICS if metric.name != NOVELTY],
     )
     return StudyReport(
         title="From GAN to WGAN in two changes",
@@ -156,31 +157,34 @@ def two_changes(options: TwoChangesOptions, experiment: GanExperiment) -> StudyR
             " DCGAN paper, rmsprop the learning rate 5e-5 of the WGAN paper, so that the factor is"
             " the optimiser with its learning rate. The clip is 0.01. Every arm has"
             f" {counted(options.critic_steps, 'critic update')} in a step.",
+            chance_note(len(contrasts())),
         ],
         settings=settings,
     )
 
 
 def _against_gaussian(runs: list[StudyRun], arms: list[str]) -> list[str]:
-    """Return the sentence that says which arms are better than the fitted Gaussian."""
-    nearer, no_difference = [], []
+    """Return the sentences that say which arms are better than the fitted Gaussian."""
+    nearer, no_difference, undefined = [], [], []
     for arm in arms:
         interval = difference(arm, GAUSSIAN).interval(runs, FEATURE_DISTANCE.name)
-        if interval is None:
-            continue
-        if not interval.has_interval:
-            return ["One seed shows no difference to a fitted Gaussian: pass more --seeds."]
-        if not interval.excludes_zero:
+        if interval is None or not interval.has_interval:
+            undefined.append(arm)
+        elif not interval.excludes_zero:
             no_difference.append(arm)
         elif interval.mean < 0:
             nearer.append(arm)
-    parts = [
+    if len(undefined) == len(arms):
+        return ["No arm has an interval of its difference to a fitted Gaussian: pass more --seeds."]
+    sentences = [
         f"{len(nearer)} of {len(arms)} arms are nearer to held-out images than a fitted Gaussian in"
-        f" feature distance{': ' + '; '.join(nearer) if nearer else ''}"
+        f" feature distance{': ' + '; '.join(nearer) if nearer else ''}."
     ]
     if no_difference:
-        parts.append(f"no difference to it was seen for {'; '.join(no_difference)}")
-    return [". ".join(part[0].upper() + part[1:] for part in parts) + "."]
+        sentences.append(f"No difference to it was seen for {'; '.join(no_difference)}.")
+    if undefined:
+        sentences.append(f"The difference has no interval for {'; '.join(undefined)}.")
+    return [" ".join(sentences)]
 
 
 def _figures(

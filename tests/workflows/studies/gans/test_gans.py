@@ -128,7 +128,7 @@ def test_each_tip_changes_the_run(tip: hacks.Tip) -> None:
     comparison = compare_with(images, CPU, max_rows=16)
     size = replace(SIZE, steps=3, evaluations=1)
     base = run_recipe(GanRecipe(balance_below=None), images, comparison, size, seed=0)
-    recipe = replace(GanRecipe(), **tip.change)
+    recipe = tip.recipe(GanRecipe())
     if tip.change.get("balance_below"):  # so early in training the critic's loss is far above it
         recipe = replace(recipe, balance_below=10.0)
     result = run_recipe(recipe, images, comparison, size, seed=0)
@@ -252,8 +252,46 @@ def test_the_arms_differ_by_one_factor_each() -> None:
         assert sum(contrast.weights.values()) == pytest.approx(0)
         assert 0 < len(contrast.name) <= 35
     for tip in hacks.TIPS:
-        assert replace(GanRecipe(), **tip.change) != GanRecipe()
+        # An arm that equals the base would test nothing, whatever --critic-steps is.
+        assert all(
+            tip.recipe(GanRecipe(critic_steps=n)) != GanRecipe(critic_steps=n) for n in (1, 3)
+        )
     assert tuple(tip.arm for tip in hacks.TIPS) == TIPS
+
+
+def test_contrasts_are_the_terms_of_an_additive_model() -> None:
+    """Each has the sign and the levels that its name says; an interaction has its own term."""
+    terms = {
+        **dict(zip(LOSSES, (0.0, 5.0, 1.0), strict=True)),
+        **dict(zip(CONSTRAINTS, (0.0, 20.0), strict=True)),
+        **dict(zip(OPTIMISERS, (0.0, 300.0), strict=True)),
+    }
+
+    def value(arm: str) -> float:
+        levels = arm.split(", ")
+        # The clip adds 4,000 with mean square error, and 60,000 with the mean score.
+        with_clip = {LOSSES[1]: 4_000.0, LOSSES[2]: 60_000.0}.get(levels[0], 0.0)
+        return sum(map(terms.__getitem__, levels)) + with_clip * (levels[1] == CONSTRAINTS[1])
+
+    runs = [
+        StudyRun(arm=arm, seed=0, metrics={FEATURES: value(arm)}, seconds=1.0)
+        for arm in two_changes.recipes(1)
+    ]
+    values = {c.name: c.values(runs, FEATURES)[0] for c in two_changes.contrasts()}
+    assert values == pytest.approx(
+        {
+            "WGAN less DCGAN": 60_321.0,
+            "both changes, with adam": 60_021.0,
+            "both changes, with rmsprop": 60_021.0,
+            "loss mean-square-error": 2_005.0,
+            "loss mean-score": 30_001.0,
+            "clip": 20.0 + 64_000 / 3,
+            "optimiser rmsprop": 300.0,
+            "clip by loss mean-square-error": 4_000.0,
+            "clip by loss mean-score": 60_000.0,
+            "losses with the clip": 60_001.0,
+        }
+    )
 
 
 def test_the_comparison_with_a_gaussian_needs_intervals() -> None:
@@ -271,6 +309,13 @@ def test_the_comparison_with_a_gaussian_needs_intervals() -> None:
     (text,) = two_changes._against_gaussian(runs_of(3, 0.1), ["a", "b"])
     assert "1 of 2 arms are nearer to held-out images than a fitted Gaussian" in text
     assert text.endswith("No difference to it was seen for b.")
+    diverged = [
+        StudyRun(arm="c", seed=seed, metrics={FEATURES: 0.1} if seed == 0 else {}, seconds=1.0)
+        for seed in range(3)
+    ]
+    (text,) = two_changes._against_gaussian([*runs_of(3, 0.1), *diverged], ["a", "b", "c"])
+    assert "1 of 3 arms are nearer" in text
+    assert text.endswith("The difference has no interval for c.")
 
 
 def test_images_are_reduced_and_held_out(store: str) -> None:
