@@ -27,6 +27,7 @@ from workflows.studies.contrasts import chance_note
 from workflows.studies.gans.experiment import (
     GRID_IMAGES,
     STORE_FOLDER,
+    line_of,
     quick_notes,
     study_settings,
     write_grid,
@@ -280,8 +281,9 @@ def adversarial(options: AdversarialOptions, experiment: ColourExperiment) -> St
         return experiment.run(arms[name], name, seed)
 
     rows = [*CONTROLS, *arms]
+    line = line_of(rows, METRICS)
     runs = run_arms(
-        experiment.results, rows, range(options.seeds), run, title="colourisations", line=_line
+        experiment.results, rows, range(options.seeds), run, title="colourisations", line=line
     )
     trained = list(arms)
     return StudyReport(
@@ -317,14 +319,6 @@ def adversarial(options: AdversarialOptions, experiment: ColourExperiment) -> St
         ],
         settings=settings,
     )
-
-
-def _line(run: StudyRun) -> str:
-    start = f"{run.arm:<26} seed {run.seed}"
-    if run.metrics.get(DIVERGED):
-        return f"{start}  diverged  {run.seconds:.0f} s"
-    texts = [f"{m.heading} {run.metrics[m.name]:.3f}" for m in METRICS if m.name in run.metrics]
-    return f"{start}  {', '.join(texts)}  {run.seconds:.0f} s"
 
 
 def _figures(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -98,8 +98,11 @@ class GanExperiment:
     """The images of a study and the size of its runs."""
 
     images: StudyImages
+    """The images, whose training rows runs are trained on."""
     comparison: HeldOutComparison
+    """The comparison of samples with held-out images."""
     size: RunSize
+    """The size of networks and training."""
     results: ResultsFolder
     """The folder of the study, which gets curves and grids of samples."""
 
@@ -307,27 +310,27 @@ def run_experiment(
             return experiment.control(arm, seed)
         return experiment.run(recipes[arm], arm, seed)
 
-    return run_arms(
-        experiment.results,
-        [*CONTROLS, *recipes],
-        range(seeds),
-        run,
-        title=title,
-        line=_line_of(recipes),
-    )
+    arms = [*CONTROLS, *recipes]
+    line = line_of(arms, SAMPLE_METRICS)
+    return run_arms(experiment.results, arms, range(seeds), run, title=title, line=line)
 
 
-def _line_of(arms: Sequence[str] | Mapping[str, GanRecipe]) -> Callable[[StudyRun], str]:
-    width = max(map(len, (*CONTROLS, *arms)))
+def line_of(arms: Iterable[str], metrics: Sequence[StudyMetric]) -> Callable[[StudyRun], str]:
+    """Return a function that returns the line of a run: its arm, its seed and its metrics.
+
+    Args:
+        arms: The names of all arms and controls, which are padded to one width.
+        metrics: The metrics that are shown, where they are defined.
+    """
+    width = max(map(len, arms))
 
     def line(run: StudyRun) -> str:
-        """Return the line of a run: its arm, its seed and the metrics of its samples."""
         start = f"{run.arm:<{width}}  seed {run.seed}"
         if run.metrics.get(DIVERGED):
             return f"{start}  diverged  {run.seconds:.0f} s"
         texts = [
             f"{metric.heading} {run.metrics[metric.name]:.3f}"
-            for metric in SAMPLE_METRICS
+            for metric in metrics
             if metric.name in run.metrics
         ]
         return f"{start}  {', '.join(texts)}  {run.seconds:.0f} s"

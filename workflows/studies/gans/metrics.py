@@ -115,7 +115,7 @@ def control_samples(images: StudyImages, count: int, seed: int) -> Mapping[str, 
     mean = rows.mean(0)
     # Random sums of centred rows have their covariance, whose matrix is too large for large images.
     weights = torch.randn(count, len(rows), generator=generator) / (len(rows) - 1) ** 0.5
-    gaussian = mean + weights @ (rows - mean)
+    gaussian = mean + weights @ rows.sub_(mean)  # in place, as all rows are large
     shape = (count, *images.train.shape[1:])
     noise = torch.rand(shape, generator=generator) * 2 - 1
     chosen = torch.randperm(len(rows), generator=generator)[:count]

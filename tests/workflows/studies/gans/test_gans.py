@@ -35,11 +35,12 @@ from workflows.studies.gans.metrics import (
     NOISE,
     NOVELTY,
     TRAINING_ROWS,
+    HeldOutComparison,
     compare_with,
     control_samples,
 )
 from workflows.studies.gans.options import HacksOptions, TwoChangesOptions
-from workflows.studies.gans.recipes import GanRecipe
+from workflows.studies.gans.recipes import DCGAN_OPTIMISER, WGAN_OPTIMISER, GanRecipe
 from workflows.studies.gans.training import (
     CORRELATION,
     DIVERGED,
@@ -118,6 +119,127 @@ def test_a_run_depends_on_its_seed_alone() -> None:
         run_recipe(GanRecipe(), images, comparison, SIZE, seed=4)
         assert run_recipe(recipe, images, comparison, SIZE, seed=3).metrics == first
         assert run_recipe(recipe, images, comparison, SIZE, seed=4).metrics != first
+
+
+def test_samples_are_compared_with_held_out_rows_alone() -> None:
+    """The rows that networks are trained on only serve to recognise copies."""
+    images = small_images()
+    comparison = compare_with(images, CPU, max_rows=16)
+    assert torch.equal(comparison.held_out, as_floats(images.held_out[:16]))
+    assert torch.equal(comparison.train, images.train)
+
+
+def test_equal_seeds_have_equal_batches_noise_and_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So differences of arms are paired; labels are those of the images beside them."""
+    images = small_images()
+    comparison = compare_with(images, CPU, max_rows=16)
+    label_of = {
+        rows.numpy().tobytes(): int(label)
+        for rows, label in zip(as_floats(images.train), images.labels, strict=True)
+    }
+
+    def inputs_of(recipe: GanRecipe, seed: int) -> list[torch.Tensor]:
+        training = GanTraining(recipe, images, comparison, SIZE, seed=seed)
+        inputs = [parameter.detach().clone() for parameter in training.trainer.critic.parameters()]
+
+        def critic_update(
+            real: torch.Tensor, noise: tuple[torch.Tensor, ...], condition: object, **_: object
+        ) -> None:
+            if recipe.conditional:
+                assert noise[1].tolist() == [label_of[row.numpy().tobytes()] for row in real]
+                assert torch.equal(condition[0], noise[1])  # type: ignore[index]
+            inputs.extend([real, noise[0]])
+
+        def generator_update(noise: tuple[torch.Tensor, ...], condition: object) -> None:
+            inputs.append(noise[0])
+
+        monkeypatch.setattr(training.trainer, "critic_update", critic_update)
+        monkeypatch.setattr(training.trainer, "generator_update", generator_update)
+        for step in (1, 2):
+            training.step(step)
+        return inputs
+
+    base = inputs_of(GanRecipe(), 5)
+    for changed in (
+        GanRecipe(loss="mean-score"),
+        GanRecipe(soft_labels=True, replay=0.5, flipped_labels=0.1),
+        GanRecipe(saturating=True, joint_batches=True),
+    ):
+        assert all(map(torch.equal, base, inputs_of(changed, 5)))
+    conditional = inputs_of(GanRecipe(conditional=True), 5)
+    assert all(map(torch.equal, base[-6:], conditional[-6:]))
+    other = inputs_of(GanRecipe(), 6)
+    assert not any(map(torch.equal, base, other))
+    real, noise, _, next_real, next_noise, _ = base[-6:]
+    assert not torch.equal(real, next_real)
+    assert not torch.equal(noise, next_noise)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "low", "high"), [(GanRecipe(), -1, 1), (GanRecipe(sigmoid=True), 0, 1)]
+)
+def test_real_images_have_the_range_of_generated_ones(
+    recipe: GanRecipe, low: float, high: float
+) -> None:
+    """A critic would tell them apart by their range alone."""
+    images = small_images()
+    training = GanTraining(recipe, images, compare_with(images, CPU, max_rows=16), SIZE, seed=0)
+    real = training._real(torch.tensor([0, 255], dtype=torch.uint8))
+    assert real.tolist() == [low, high]
+    fake = training.trainer.generator(torch.randn(8, SIZE.latent_dim)).detach()
+    assert low <= float(fake.min()) <= float(fake.max()) <= high
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"), [("mean-score", 3.0), ("cross-entropy", -2.0), ("mean-square-error", -2)]
+)
+def test_the_estimate_is_that_of_the_loss(
+    loss: str, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the mean score of real rows less that of others, or the negative loss of the critic."""
+    images = small_images()
+    training = GanTraining(
+        GanRecipe(loss=loss), images, compare_with(images, CPU, max_rows=20), SIZE, seed=0
+    )
+    batches: list[int] = []
+
+    def evaluate(real: torch.Tensor, noise: object) -> dict[str, torch.Tensor]:
+        batches.append(len(real))
+        return {"estimate": torch.tensor(3.0), "critic_loss": torch.tensor(2.0)}
+
+    monkeypatch.setattr(training.trainer, "evaluate", evaluate)
+    assert training.estimate() == expected
+    assert batches == [8, 8]  # in whole batches, as batch norm depends on their size
+
+
+def test_metrics_are_means_over_the_last_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of the six evaluations counts for the curve alone."""
+    images = small_images()
+    comparison = compare_with(images, CPU, max_rows=16)
+    measured: list[dict[str, float]] = []
+    real_measure = HeldOutComparison.measure
+
+    def measure(self: HeldOutComparison, samples: torch.Tensor) -> dict[str, float]:
+        measured.append(real_measure(self, samples))
+        return measured[-1]
+
+    monkeypatch.setattr(HeldOutComparison, "measure", measure)
+    result = run_recipe(GanRecipe(), images, comparison, SIZE, seed=0)
+    assert len(measured) == 5
+    assert result.curves.steps == [1, 2, 3, 4, 5, 6]
+    for name in (FEATURES, DISTANCE, DIVERSITY, NOVELTY):
+        assert result.metrics[name] == pytest.approx(sum(m[name] for m in measured) / 5)
+    assert result.curves.distances[FEATURES][1:] == [m[FEATURES] for m in measured]
+
+
+def test_optimisers_have_the_rates_of_the_papers() -> None:
+    """Radford et al. 2016 and Arjovsky et al. 2017."""
+    network = torch.nn.Linear(2, 1)
+    adam = DCGAN_OPTIMISER.make(network)
+    assert (adam.defaults["lr"], adam.defaults["betas"]) == (2e-4, (0.5, 0.999))
+    rmsprop = WGAN_OPTIMISER.make(network)
+    assert isinstance(rmsprop, torch.optim.RMSprop)
+    assert (rmsprop.defaults["lr"], rmsprop.defaults["alpha"]) == (5e-5, 0.99)
 
 
 @pytest.mark.slow
