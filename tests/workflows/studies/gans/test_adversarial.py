@@ -13,6 +13,8 @@ import torch
 from pipeline.errors import StoreError
 from pipeline.loader import Loader
 from tests.workflows.training.small import small_store
+from workflows.adversarial.trainer import AdversarialTrainer
+from workflows.colourise.options import ColouriseOptions
 from workflows.colourise.stage import Colourise
 from workflows.studies.gans import adversarial, command
 from workflows.studies.gans.adversarial import ColourArm, ColourExperiment, colour_statistics
@@ -99,6 +101,31 @@ def test_arms_of_nearly_equal_weights_have_names_of_their_own(tmp_path: Path) ->
         "wgan, weight 0.1234567",
         "wgan, weight 0.1234568",
     ]
+
+
+def test_each_arm_trains_with_its_objective_and_weight(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The arm without a critic never updates one."""
+    experiment = make_experiment(store, tmp_path, objectives=("wgan",), weights=(0.3,))
+    trained: list[tuple[str, float]] = []
+    updates: list[str] = []
+    real_init, real_update = Colourise.__init__, AdversarialTrainer.critic_update
+
+    def init(self: Colourise, options: ColouriseOptions, *rest: Any) -> None:
+        trained.append((options.objective, options.adversarial_weight))
+        real_init(self, options, *rest)
+
+    def critic_update(self: AdversarialTrainer, *inputs: Any, **choices: Any) -> Any:
+        updates.append(trained[-1][0])
+        return real_update(self, *inputs, **choices)
+
+    monkeypatch.setattr(Colourise, "__init__", init)
+    monkeypatch.setattr(AdversarialTrainer, "critic_update", critic_update)
+    for name, arm in adversarial.arms_of(experiment.options).items():
+        experiment.run(arm, name, 0)
+    assert [weight for _, weight in trained] == [0.0, 0.3]
+    assert updates == ["wgan"] * experiment.options.steps
 
 
 def test_batches_are_keyed_by_seed_and_number(store: str) -> None:

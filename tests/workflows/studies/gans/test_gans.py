@@ -14,6 +14,7 @@ from pipeline.errors import StoreError, TesseraeError
 from tests.images import make_folder, prepare_inline
 from tests.workflows.training.small import small_store
 from workflows.preparation.options import PrepareOptions
+from workflows.studies.contrasts import difference
 from workflows.studies.gans import (
     CONSTRAINTS,
     LOSSES,
@@ -438,6 +439,51 @@ def test_the_comparison_with_a_gaussian_needs_intervals() -> None:
     (text,) = two_changes._against_gaussian([*runs_of(3, 0.1), *diverged], ["a", "b", "c"])
     assert "1 of 3 arms are nearer" in text
     assert text.endswith("The difference has no interval for c.")
+
+
+def test_answers_group_tips_by_what_was_seen() -> None:
+    """A smaller distance is better, and only large effects remain after adjustment."""
+    values = {
+        "base": [0.50, 0.52, 0.54],
+        "soft-labels": [0.30, 0.3201, 0.3402],  # certainly better
+        "dropout": [0.60, 0.63, 0.66],  # worse, but less certainly
+        "labels": [0.40, 0.70, 0.50],
+        "balanced": [0.40],
+    }
+    runs = [
+        StudyRun(arm=arm, seed=seed, metrics={FEATURES: value}, seconds=1.0)
+        for arm, numbers in values.items()
+        for seed, value in enumerate(numbers)
+    ]
+    tips = [tip for tip in hacks.TIPS if tip.arm in values]
+    effects = [difference(tip.arm, "base") for tip in tips]
+    better, worse, none, undefined, certain = hacks._answers(tips, effects, runs)
+    assert better.startswith("Arms with samples nearer to held-out images than those of the base: ")
+    assert better.endswith(": soft-labels -0.200 (-0.200 to -0.200).")
+    assert worse.endswith(": dropout +0.110 (+0.085 to +0.135).")
+    assert none.startswith("No difference seen: labels +0.013 (")
+    assert undefined == "Without an interval: balanced."
+    assert certain.endswith(": soft-labels; dropout.")
+    # The p-values of dropout alone, and as one of three.
+    alone = hacks._adjusted([difference("dropout", "base")], runs)
+    adjusted = hacks._adjusted(effects, runs)[[tip.arm for tip in tips].index("dropout")]
+    assert adjusted == pytest.approx(2 * alone[0])
+
+
+@pytest.mark.parametrize(("limit", "is_updated"), [(0.0, True), (100.0, False)])
+def test_a_balanced_critic_waits_while_its_loss_is_low(limit: float, is_updated: bool) -> None:
+    """Its update is skipped, and that of the generator is not."""
+    images = small_images()
+    recipe = GanRecipe(balance_below=limit)
+    training = GanTraining(recipe, images, compare_with(images, CPU, max_rows=16), SIZE, seed=0)
+    trainer = training.trainer
+    before = [
+        p.detach().clone() for n in (trainer.critic, trainer.generator) for p in n.parameters()
+    ]
+    training.step(1)
+    after = [p.detach() for n in (trainer.critic, trainer.generator) for p in n.parameters()]
+    assert torch.equal(before[-1], after[-1]) is False
+    assert torch.equal(before[0], after[0]) is not is_updated
 
 
 def test_images_are_reduced_and_held_out(store: str) -> None:
