@@ -313,6 +313,8 @@ def adversarial(options: AdversarialOptions, experiment: ColourExperiment) -> St
             " of a random convolutional network.",
             "The control `colours of another image` has the right colours on the wrong images: a"
             " small distance without a small error is no colourisation.",
+            "A critic is updated once for each update of the network, with every objective; WGAN's"
+            " papers update it five times.",
             "Equal seeds have the same initial weights and batches, so differences are paired by"
             " seed. Intervals are 95 %, by Student's t over seeds.",
             chance_note(len(trained) - 1),
