@@ -1,6 +1,7 @@
 """The vectors of a study: those of words, from a file, or of images, from the features of a store.
 
-A set has no vector that is zero or not finite: no direction can be compared with it.
+A set has no vector that is zero or not finite: no direction can be compared with it. Nor are all of
+its vectors equal: no measure tells those apart.
 """
 
 from __future__ import annotations
@@ -134,7 +135,13 @@ def _usable(vectors: NDArray[Any], origin: str, min_count: int) -> tuple[Floats,
             f"{origin} has {counted(len(rows), 'vector')} that are finite and not zero: expected"
             f" at least {min_count}. Pass a larger file, or another split."
         )
-    return np.asarray(vectors[rows], np.float32), rows, len(vectors) - len(rows)
+    usable = np.asarray(vectors[rows], np.float32)
+    if (usable == usable[0]).all():
+        raise TesseraeError(
+            f"all {len(rows):,} vectors of {origin} are equal, so that none is nearer than another:"
+            " the network that computed them may have diverged. Pass other vectors."
+        )
+    return usable, rows, len(vectors) - len(rows)
 
 
 def _only_features(store: str, split: str) -> str:

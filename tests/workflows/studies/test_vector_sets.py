@@ -78,6 +78,10 @@ def test_what_cannot_be_measured_is_refused(small: Small, tmp_path: Path) -> Non
         TesseraeError, match=r"has 19 vectors .*expected at least 30.* Pass a larger"
     ):
         list(open_vector_sets(options(word_vectors=file)))
+    equal = tmp_path / "equal.txt"
+    equal.write_text("40 2\n" + "".join(f"w{i} 1 2\n" for i in range(40)))
+    with pytest.raises(TesseraeError, match=r"all 40 vectors of .*equal.txt are equal"):
+        list(open_vector_sets(options(word_vectors=str(equal))))
     with pytest.raises(ValueError, match="expected --word-vectors FILE or --store STORE"):
         options()
     with pytest.raises(ValueError, match="--features is x, but there is no store"):
@@ -88,3 +92,12 @@ def test_what_cannot_be_measured_is_refused(small: Small, tmp_path: Path) -> Non
         NeighboursOptions(store="s", word_vectors=file)
     with pytest.raises(ValueError, match=r"--features is required: split test of .* has none"):
         list(open_vector_sets(options(store=str(small.store), split="test")))
+
+
+def test_too_few_queries_of_a_split_are_refused(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their figures would be noise, however many vectors are searched."""
+    monkeypatch.setattr(vector_sets, "MIN_QUERIES", 25)
+    with pytest.raises(TesseraeError, match=r"split val of .* has 24 vectors .* at least 25"):
+        list(open_vector_sets(options(store=str(small.store))))

@@ -12,7 +12,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from pipeline.errors import TesseraeError
-from pipeline.neighbours.vectors import Doubles, Rows
+from pipeline.neighbours.vectors import Doubles, Rows, measure_lengths
 from workflows.studies.cosine import summary
 from workflows.studies.cosine.measure import (
     FORMS,
@@ -23,14 +23,15 @@ from workflows.studies.cosine.measure import (
     sample_of,
 )
 from workflows.studies.cosine.options import CosineOptions
-from workflows.studies.cosine.rankings import MEASURES, Space, lengths_of
+from workflows.studies.cosine.rankings import MEASURES, Space
 from workflows.studies.report import StudyReport, publish
 from workflows.studies.results import ResultsFolder
 from workflows.studies.runs import StudyRun, run_arms
 from workflows.studies.vector_sets import VectorSet, open_vector_sets
 
-MIN_QUERIES = 10
-"""The number of labelled queries of a seed below which the study is refused."""
+MIN_QUERIES, MIN_SEARCHED = 10, 20
+"""The numbers of labelled queries of a seed, and of labelled images that are searched, below which
+the study is refused."""
 
 
 def cosine(options: CosineOptions) -> int:
@@ -121,11 +122,16 @@ def labelled_queries(vector_set: VectorSet, options: CosineOptions) -> LabelledQ
     rows = np.flatnonzero(vector_set.labels >= 0)[: options.searched_rows]
     pool = np.random.default_rng(0).permutation(np.flatnonzero(vector_set.query_labels >= 0))
     per_seed = min(options.sample_queries, len(pool) // options.num_seeds)
-    if per_seed < MIN_QUERIES or not len(rows):
+    if len(rows) < MIN_SEARCHED:
         raise TesseraeError(
-            f"{len(pool):,} images of split {options.query_split} and {len(rows):,} of split"
-            f" {options.split} have a label: expected at least {MIN_QUERIES} queries for each of"
-            f" {options.num_seeds} seeds. Pass fewer --seeds, or another --query-split."
+            f"{len(rows):,} of the images of split {options.split} that were read have a label:"
+            f" expected at least {MIN_SEARCHED}. Pass a larger --max-vectors, or another --split."
+        )
+    if per_seed < MIN_QUERIES:
+        raise TesseraeError(
+            f"{len(pool):,} of the images of split {options.query_split} that were read have a"
+            f" label: expected at least {MIN_QUERIES} for each of {options.num_seeds} seeds. Pass"
+            " fewer --seeds, or another --query-split."
         )
     return LabelledQueries(
         Space(vector_set.vectors[rows].astype(np.float64)),
@@ -201,7 +207,7 @@ def _report(
     settings: Mapping[str, Any],
 ) -> StudyReport:
     names = [vector_set.name for vector_set in sets]
-    lengths = {s.name: s.vectors.astype(np.float64) for s in sets}
+    lengths = {s.name: measure_lengths(s.vectors).lengths for s in sets}
     tables = [summary.norm_table({name: norm_quantiles(v) for name, v in lengths.items()})]
     answers: list[str] = []
     figures = {"hubness": summary.hubness_figure(names, runs)}
@@ -213,7 +219,7 @@ def _report(
         if has_labels:
             figures[f"precision-{name}"] = summary.precision_figure(name, runs)
         else:
-            figures[f"lengths-{name}"] = summary.rank_figure(lengths_of(lengths[name]))
+            figures[f"lengths-{name}"] = summary.rank_figure(lengths[name])
     described = "; ".join(vector_set.describe() for vector_set in sets)
     return StudyReport(
         title="Cosine, dot product and Euclidean distance",

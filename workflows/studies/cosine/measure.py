@@ -173,11 +173,11 @@ def precision(
     return float((labels[rows] == query_labels[:, None]).mean())
 
 
-def norm_quantiles(vectors: Doubles) -> dict[str, float]:
+def norm_quantiles(lengths: Doubles) -> dict[str, float]:
     """Return the least length of vectors, five quantiles, and the largest one, by name.
 
     Args:
-        vectors: (n, d) float64.
+        lengths: (n,) float64, the lengths of the vectors.
     """
     shares = {
         "least": 0,
@@ -188,5 +188,5 @@ def norm_quantiles(vectors: Doubles) -> dict[str, float]:
         "95 %": 95,
         "largest": 100,
     }
-    values = np.percentile(lengths_of(vectors), list(shares.values()))
+    values = np.percentile(lengths, list(shares.values()))
     return dict(zip(shares, values.tolist(), strict=True))

@@ -118,8 +118,17 @@ def test_queries_of_seeds_are_different_images_with_a_label() -> None:
 
 def test_too_few_queries_for_the_seeds_are_refused() -> None:
     """The error says how many there are, and what to do."""
-    with pytest.raises(TesseraeError, match=r"^90 images of split val .* Pass fewer --seeds"):
+    with pytest.raises(TesseraeError, match=r"^90 of the images of split val .* fewer --seeds"):
         labelled_queries(images(), CosineOptions(store="s", seeds=10))
+
+
+def test_too_few_images_to_search_are_refused() -> None:
+    """Fewer than the 10 nearest could not be found."""
+    few = images()
+    assert few.labels is not None
+    few.labels[10:] = -1  # nine of the first ten have a label
+    with pytest.raises(TesseraeError, match=r"^9 of the images of split train .* --max-vectors"):
+        labelled_queries(few, CosineOptions(store="s", seeds=4))
 
 
 @pytest.mark.slow

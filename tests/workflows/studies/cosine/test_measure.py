@@ -119,5 +119,5 @@ def test_samples_differ_by_their_seed_alone() -> None:
 
 def test_quantiles_of_lengths() -> None:
     """From the least to the largest."""
-    quantiles = norm_quantiles(np.arange(1.0, 102.0)[:, None])
+    quantiles = norm_quantiles(np.arange(1.0, 102.0))
     assert list(quantiles.values()) == [1, 6, 26, 51, 76, 96, 101]
