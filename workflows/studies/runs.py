@@ -97,11 +97,11 @@ def run_arms(
                     seconds = time.monotonic() - started
                     finished = StudyRun(arm=arm, seed=seed, metrics=metrics, seconds=seconds)
                     results.append(finished, RUNS_FILE)
-                    runs[arm, seed] = finished
+                    recorded[arm, seed] = runs[arm, seed] = finished
                     progress.note(line(finished))
                     progress.update(rows=1)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(resume_advice(results, len(runs))) from None
+        raise KeyboardInterrupt(resume_advice(results, len(recorded))) from None
     return [runs[pair] for pair in pairs]
 
 

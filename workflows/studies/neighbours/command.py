@@ -159,7 +159,7 @@ def _measure_size(
         exact = searches.exact_index()
         return measure(search, exact.vectors, queries(seed), threads=options.threads)
 
-    return run_arms(
+    runs = run_arms(
         results,
         list(by_arm),
         range(options.num_rounds),
@@ -167,6 +167,12 @@ def _measure_size(
         title=f"{len(vectors):,} vectors",
         line=_line,
     )
+    # A line of the builds may be missing whose runs are there: it was damaged and removed, or lost
+    # when the power failed. The report needs each.
+    for method in methods:
+        if (len(vectors), method.kind, method.build_options) not in recorded:
+            searches.search(method)
+    return runs
 
 
 def _line(run: StudyRun) -> str:

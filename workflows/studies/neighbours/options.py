@@ -11,6 +11,8 @@ QUICK_SIZES = (774, 5_000, 20_000)
 """The numbers of vectors of the small version."""
 QUICK_QUERIES, QUICK_SEEDS = 50, 3
 """The number of queries of each half and the number of rounds of the small version, at most."""
+QUICK_VECTORS = 20_000
+"""The number of vectors that the small version reads, at most: those at hand are searched, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,11 @@ class NeighboursOptions(VectorStudyOptions):
                 "--word-vectors and --store are both given: expected one of them, as times of"
                 " different vectors cannot be compared."
             )
+
+    @property
+    def num_vectors(self) -> int:
+        """The number of vectors to read at most, of the small version if that is selected."""
+        return min(self.max_vectors, QUICK_VECTORS) if self.quick else self.max_vectors
 
     @property
     def measured_sizes(self) -> tuple[int, ...]:

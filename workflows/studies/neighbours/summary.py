@@ -27,6 +27,8 @@ and the microseconds a query of wall and of processor time, by several threads. 
 neighbours with the LSHForest of scikit-learn 0.18, 20 trees, on another machine, and measured
 neither recall nor exact search."""
 MEGABYTE = 1e6
+FASTER, SLOWER = "faster", "slower"
+"""The verdicts on a ratio of times whose whole interval is on one side of 1."""
 
 
 def arm_name(count: int, method: Method) -> str:
@@ -213,6 +215,7 @@ def choice_table(measured: Measurements, target: float) -> Table:
 def _choice_cells(measured: Measurements, count: int, method: Method, mode: str) -> list[str]:
     exact = measured.exact(count, mode)
     speed_up = measured.speed_up(count, method, mode)
+    verdict = _verdict(speed_up)
     time_us, exact_us = (measured.median(count, m, f"{mode}_cpu_us") for m in (method, exact))
     return [
         method.name,
@@ -221,8 +224,8 @@ def _choice_cells(measured: Measurements, count: int, method: Method, mode: str)
         exact.name,
         f"{exact_us:,.0f}",
         _ratio_text(speed_up),
-        _verdict(speed_up),
-        _repaid_text(measured.build(count, method), exact_us - time_us),
+        verdict,
+        _repaid_text(measured.build(count, method), exact_us - time_us, verdict),
     ]
 
 
@@ -279,12 +282,16 @@ def _verdict(speed_up: MeanInterval) -> str:
     if not speed_up.has_interval:
         return "no interval"
     if speed_up.low > 1:
-        return "faster"
-    return "slower" if speed_up.high < 1 else "no difference seen"
+        return FASTER
+    return SLOWER if speed_up.high < 1 else "no difference seen"
 
 
-def _repaid_text(build: BuildRecord, saved_us: float) -> str:
-    return f"{build.cpu_seconds * 1e6 / saved_us:,.0f} queries" if saved_us > 0 else "never"
+def _repaid_text(build: BuildRecord, saved_us: float, verdict: str) -> str:
+    if verdict == SLOWER:
+        return "never"
+    if verdict != FASTER or saved_us <= 0:
+        return ""  # no saving was seen that could repay it
+    return f"{build.cpu_seconds * 1e6 / saved_us:,.0f} queries"
 
 
 # --- figures --------------------------------------------------------------------------------------
@@ -408,7 +415,7 @@ def _crossing(measured: Measurements, kind: str, mode: str, mode_name: str, targ
     pays: int | None = None
     for count in reversed(measured.sizes):
         method = measured.chosen(count, kind, mode, target)
-        if method is None or _verdict(measured.speed_up(count, method, mode)) != "faster":
+        if method is None or _verdict(measured.speed_up(count, method, mode)) != FASTER:
             break
         pays = count
     if measured.chosen(measured.sizes[-1], kind, mode, target) is None:
@@ -416,7 +423,7 @@ def _crossing(measured: Measurements, kind: str, mode: str, mode_name: str, targ
             f"Queries {mode_name}: no setting of {kind} has a recall@10 of {100 * target:g} % among"
             f" {measured.sizes[-1]:,} vectors, the most that were measured."
         )
-    subject = f"Queries {mode_name}: {kind} with a recall@10 of {100 * target:g} %"
+    subject = f"Queries {mode_name}: {kind}, chosen for a recall@10 of {100 * target:g} %,"
     if pays is None:
         return (
             f"{subject} is not seen to be faster than exact search at {measured.sizes[-1]:,}"

@@ -81,7 +81,7 @@ def test_rounds_measure_all_methods_in_turn(
 
 
 def test_an_interrupted_study_goes_on_to_the_same_recall(
-    words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It is broken off in the middle of a round, and what is finished is not measured again."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -91,24 +91,38 @@ def test_an_interrupted_study_goes_on_to_the_same_recall(
 
     def interrupted(*args: Any, **choices: Any) -> dict[str, float]:
         calls.append(args)
-        if len(calls) == 7:
+        if len(calls) == 13:  # the fifth of the second number of vectors
             raise KeyboardInterrupt
         return measured(*args, **choices)
 
     monkeypatch.setattr(command, "measure", interrupted)
     assert main(study(words, parts)) != 0
     before = (parts / "runs.jsonl").read_text()
-    assert len(recalls_of(parts)) == 6
+    assert len(recalls_of(parts)) == 12
+    assert "has 12 runs that are finished" in capsys.readouterr().err
     assert main(study(words, parts)) == 0
-    assert len(calls) == 7 + 10
+    assert len(calls) == 13 + 4
     assert (parts / "runs.jsonl").read_text().startswith(before)
     assert recalls_of(parts) == recalls_of(whole)
     builds = (parts / "builds.jsonl").read_text()
     assert len(builds.splitlines()) == 2 * len(SMALL)  # what was built again has one record
     assert main(study(words, parts)) == 0
-    assert len(calls) == 7 + 10
+    assert len(calls) == 13 + 4
     assert (parts / "builds.jsonl").read_text() == builds
     assert main(study(words, parts, "--queries", "11")) == 1
+
+
+def test_a_lost_line_of_the_builds_is_measured_again(words: Path, tmp_path: Path) -> None:
+    """It may be damaged and removed, as the error advises; no run is measured again."""
+    out = tmp_path / "out"
+    assert main(study(words, out)) == 0
+    runs, lines = (out / "runs.jsonl").read_text(), (out / "builds.jsonl").read_text().splitlines()
+    (out / "builds.jsonl").write_text("\n".join(lines[1:]) + "\n")
+    assert main(study(words, out)) == 0
+    assert (out / "runs.jsonl").read_text() == runs
+    built = [json.loads(line) for line in (out / "builds.jsonl").read_text().splitlines()]
+    assert [(b["count"], b["kind"]) for b in built[-1:]] == [(300, NUMPY)]
+    assert len(built) == len(lines)
 
 
 def test_what_cannot_be_measured_is_refused_early(
