@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
 import torch
 
+from pipeline.errors import TesseraeError
 from workflows.devise.words import names_of_classes
 from workflows.studies.fit import CROP, FITS
 from workflows.studies.fit.options import FitOptions
@@ -16,7 +17,12 @@ from workflows.studies.fit.photographs import (
     collect,
     source_fingerprints,
 )
-from workflows.studies.fit.pretrained import PolicyHits, PretrainedStudy, open_pretrained
+from workflows.studies.fit.pretrained import (
+    KnownClasses,
+    PolicyHits,
+    PretrainedStudy,
+    open_pretrained,
+)
 from workflows.studies.fit.stores import FitStores, evaluated_images, prepare_stores
 from workflows.studies.fit.summary import (
     QUICK_NOTE,
@@ -28,11 +34,13 @@ from workflows.studies.fit.summary import (
 from workflows.studies.fit.training import QueryHits, Training, train_and_evaluate
 from workflows.studies.report import publish
 from workflows.studies.results import ResultsFolder
-from workflows.studies.runs import run_arms
+from workflows.studies.runs import RUNS_FILE, StudyRun, run_arms
 from workflows.training.precision import training_precision
 
 POLICIES_FILE = "policies.jsonl"
 """The name of the file of evaluated policies in the folder of a study of a pretrained network."""
+NETWORK_FILE = "network.jsonl"
+"""The name of the file of the network that is evaluated, and of the classes that it knows."""
 HITS_FILE = "hits.jsonl"
 """The name of the file of the images that each run recognises."""
 _FREE = frozenset({"out", "seeds", "quick", "class_names"})
@@ -110,9 +118,11 @@ def _train(
 
     seeds = range(options.seeds)
     runs = run_arms(results, FITS, seeds, run, title="training", line=run_line)
+    recorded_hits = results.records(QueryHits, HITS_FILE)
+    _check_hits(results, runs, recorded_hits)
     report = training_report(
         runs,
-        results.records(QueryHits, HITS_FILE),
+        recorded_hits,
         data.images,
         record,
         options,
@@ -120,6 +130,20 @@ def _train(
         num_unreadable=stores.num_unreadable,
     )
     publish(report, results.path)
+
+
+def _check_hits(
+    results: ResultsFolder, runs: Sequence[StudyRun], hits: Sequence[QueryHits]
+) -> None:
+    """Refuse a folder in which a finished run has lost a line of the images that it recognises."""
+    recorded = {(each.arm, each.seed, each.query) for each in hits}
+    for run in runs:
+        if not all((run.arm, run.seed, query) in recorded for query in FITS):
+            raise TesseraeError(
+                f"{results.path / HITS_FILE} lacks a line of the run {run.arm}, seed {run.seed}."
+                f" Remove the line of that run from {RUNS_FILE} there, and run the same command"
+                " again."
+            )
 
 
 def _evaluate(
@@ -138,6 +162,7 @@ def _evaluate(
         sizes[CROP] = [study.size, study.own_side]
     stores = prepare_stores(results.path, sizes, train=False)
     images = study.evaluated(evaluated_images(stores))
+    _check_network(study, results)
     hits = _policies(study, stores, results)
     report = pretrained_report(
         hits,
@@ -150,6 +175,22 @@ def _evaluate(
         num_unreadable=stores.num_unreadable,
     )
     publish(report, results.path)
+
+
+def _check_network(study: PretrainedStudy, results: ResultsFolder) -> None:
+    """Record the network and the classes that it knows, or compare them with those of the folder.
+
+    They are no settings: which classes a network knows is found when the photographs are there, and
+    `--class-names` can be passed then.
+    """
+    recorded = results.records(KnownClasses, NETWORK_FILE)
+    if not recorded:
+        results.append(study.known_classes, NETWORK_FILE)
+    elif recorded[-1] != study.known_classes:
+        raise TesseraeError(
+            f"--out {results.path} has results of another --trunk, or of classes of other"
+            " --class-names. Pass the same ones, or another --out."
+        )
 
 
 def _policies(

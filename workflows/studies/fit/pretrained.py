@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -48,6 +49,16 @@ class PolicyHits:
         return mask_of(self.first if top == 1 else self.among)
 
 
+@dataclass(frozen=True, kw_only=True)
+class KnownClasses:
+    """The network whose hits a folder has, and the classes of the images that it knows."""
+
+    weights: str
+    """The SHA-256 of its weights, in hexadecimal."""
+    labels: tuple[tuple[int, int], ...]
+    """The label in the stores, and that in the network, of each class that it knows."""
+
+
 @dataclass(frozen=True)
 class PretrainedStudy:
     """A pretrained network and the images of classes that it knows."""
@@ -71,6 +82,17 @@ class PretrainedStudy:
     def own_side(self) -> int:
         """The side to which the network's own preprocessing scales the short side, in pixels."""
         return round(self.size / self.classifier.transform.crop_share)
+
+    @property
+    def known_classes(self) -> KnownClasses:
+        """The network and the classes that it knows: with other ones, hits are of other images."""
+        hasher = hashlib.sha256()
+        for name, weights in sorted(self.classifier.model.state_dict().items()):
+            hasher.update(f"{name} {weights.dtype} {tuple(weights.shape)}\n".encode())
+            hasher.update(weights.contiguous().view(-1).view(torch.uint8).numpy().data)
+        return KnownClasses(
+            weights=hasher.hexdigest(), labels=tuple(sorted(self.model_label.items()))
+        )
 
     def evaluate(self, stores: FitStores, policy: str) -> PolicyHits:
         """Evaluate the network with one way of making squares.
@@ -121,8 +143,16 @@ class PretrainedStudy:
 
         Args:
             images: All images that can be read.
+
+        Raises:
+            TesseraeError: There is no such image.
         """
         is_known = np.isin(images.labels, list(self.model_label))
+        if not is_known.any():
+            raise TesseraeError(
+                f"none of the {len(images.labels):,} readable images is of a class that --trunk"
+                " knows. Pass another --source, or --class-names."
+            )
         return EvaluatedImages(
             images.labels[is_known], images.widths[is_known], images.heights[is_known]
         )

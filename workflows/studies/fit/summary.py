@@ -16,9 +16,9 @@ from workflows.reports.table import Table
 from workflows.studies.arm_tables import (
     StudyMetric,
     arm_table,
-    conclusions,
     difference_of,
     interval_of,
+    verdict,
 )
 from workflows.studies.fit import CROP, FITS, SQUISH
 from workflows.studies.fit.options import FitOptions
@@ -28,7 +28,7 @@ from workflows.studies.fit.pretrained import OWN, PolicyHits
 from workflows.studies.fit.shapes import SHAPES, elongation, fit_costs, shape_of
 from workflows.studies.fit.stores import EvaluatedImages
 from workflows.studies.fit.training import QueryHits, mask_of, metric_name
-from workflows.studies.intervals import confidence_interval
+from workflows.studies.intervals import MeanInterval, mean_interval
 from workflows.studies.report import StudyReport
 from workflows.studies.runs import StudyRun
 from workflows.terminal.formatting import counted, seconds_text
@@ -191,10 +191,15 @@ def _difference_cells(
     cells: Sequence[StudyRun], shares: Mapping[str, NDArray[np.float64]], name: str, base: str
 ) -> list[str]:
     over_seeds = difference_of(cells, name, base, TOP1.name)
-    if over_seeds is None or name not in shares or base not in shares:
+    if over_seeds is None:
         return ["-", "-"]
-    low, high = confidence_interval((shares[name] - shares[base]).tolist())
-    return [TOP1.difference_text(over_seeds), f"({100 * low:+.1f} to {100 * high:+.1f})"]
+    over_images = _over_images(shares, name, base)
+    numbers = f"({100 * over_images.low:+.1f} to {100 * over_images.high:+.1f})"
+    return [TOP1.difference_text(over_seeds), numbers]
+
+
+def _over_images(shares: Mapping[str, NDArray[np.float64]], name: str, base: str) -> MeanInterval:
+    return mean_interval((shares[name] - shares[base]).tolist())
 
 
 def _shape_table(cells: Sequence[StudyRun]) -> Table:
@@ -219,9 +224,17 @@ def _training_answers(
 ) -> Iterator[str]:
     def answers(trained: str, query: str, base: str) -> Iterator[str]:
         name = cell_name(trained, query)
-        for line in conclusions(cells, [name], TOP1, base=base):
-            over_images = _difference_cells(cells, shares, name, base)[1]
-            yield f"{line}; over images {over_images}"
+        over_seeds = difference_of(cells, name, base, TOP1.name)
+        if name == base or over_seeds is None:
+            return
+        # Both kinds of chance are to be excluded: that of training, and that of the images.
+        over_images = _over_images(shares, name, base)
+        is_decided = over_images.excludes_zero or not over_seeds.has_interval
+        text, images_text = _difference_cells(cells, shares, name, base)
+        yield (
+            f"{name}, {TOP1.heading} less that of {base}: {text} points, over images"
+            f" {images_text}: {verdict(over_seeds if is_decided else over_images, TOP1)}"
+        )
 
     for fit in FITS:
         yield from answers(fit, fit, BASE)
@@ -306,7 +319,7 @@ def _training_notes(
     yield (
         "Intervals are Student's t. Those over seeds cover the randomness of training, for these"
         " evaluated images; those over images are of the mean over these seeds, paired by image,"
-        " and cover the choice of the images. Count a difference only if both exclude 0."
+        " and cover the choice of the images. A difference is seen only if both exclude 0."
     )
     if options.validation:
         yield (
@@ -441,10 +454,10 @@ def _difference_text(difference: PairedDifference) -> str:
 
 
 def _answer(name: str, difference: PairedDifference) -> str:
-    verdict = "no difference seen"
-    if difference.excludes_zero:
-        verdict = "better" if difference.mean > 0 else "worse"
-    return f"{name}, top-1 less that of {CROP}: {_difference_text(difference)} points: {verdict}"
+    seen = "no difference seen"
+    if difference.is_seen:
+        seen = "better" if difference.mean > 0 else "worse"
+    return f"{name}, top-1 less that of {CROP}: {_difference_text(difference)} points: {seen}"
 
 
 def _pretrained_shape_table(top1: Mapping[str, Any], images: EvaluatedImages) -> Table:
@@ -484,7 +497,8 @@ def _pretrained_notes(
         )
     yield (
         "Intervals: Wilson's for shares, and the bootstrap over images for differences, which are"
-        " paired by image; McNemar's test is exact."
+        " paired by image; McNemar's test is exact. A difference is seen if its interval excludes 0"
+        " and p is below 0.05."
     )
     yield (
         f"Images of split {record.evaluated} may be among those that the network was trained on:"

@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from pipeline.loader import Loader
+from pipeline.loader import Loader, SplitDataset
 from tests.inline import tesserae
+from tests.workflows.studies.cut.small import SIZE, small_network
 from tests.workflows.studies.fit.small import NUM_VAL, small_source, words
+from workflows.classify.networks import pretrained_classifier
 from workflows.classify.stage import Classify
 from workflows.cli import main
 from workflows.studies.fit import FITS, command
@@ -82,9 +85,12 @@ def test_a_study_ends_with_a_report_and_continues_with_equal_figures(
 
 
 def test_each_query_is_evaluated_on_its_own_store(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The oracle is a stage that is trained in the same way, with that store as held-out split."""
+    """The oracle is a stage that is trained in the same way, with that store as held-out split.
+
+    A folder that has lost what a run recognises is refused.
+    """
     source = small_source(tmp_path / "source")
     assert tesserae(monkeypatch, *words(source, tmp_path / "out", "--epochs", 3)) == 0
     stores = prepare_stores(tmp_path / "out", dict.fromkeys(FITS, (16,)), train=True)
@@ -116,6 +122,11 @@ def test_each_query_is_evaluated_on_its_own_store(
         of_shapes = [recorded.get(metric_name(query, shape=shape), 0.0) for shape in SHAPES]
         assert np.average(of_shapes, weights=counts) == pytest.approx(expected)
 
+    hits = tmp_path / "out" / "hits.jsonl"
+    hits.write_text("".join(hits.read_text().splitlines(keepends=True)[1:]))
+    assert tesserae(monkeypatch, *words(source, tmp_path / "out", "--epochs", 3)) == 1
+    assert "hits.jsonl lacks a line of the run crop, seed 0. Remove" in capsys.readouterr().err
+
 
 def test_options_that_do_not_go_together_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -128,6 +139,55 @@ def test_options_that_do_not_go_together_are_refused(
     source = small_source(tmp_path / "source")
     assert FitOptions(source=str(source), quick=True).resolved.classes == 10
     assert FitOptions(source=str(source), quick=True, classes=3).resolved.classes == 3
+
+
+def test_a_pretrained_network_is_evaluated_on_the_classes_that_it_knows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names that were missing can be passed; other names, or other weights, are refused."""
+    source = small_source(tmp_path / "source", width=60, classes=3)
+    trunk = small_network(tmp_path / "trunk")
+    processor = trunk / "preprocessor_config.json"
+    crop = {"size": {"shortest_edge": 20}, "crop_size": SIZE, "do_center_crop": True}
+    processor.write_text(json.dumps(json.loads(processor.read_text()) | crop))
+    names = tmp_path / "names.txt"
+    out = tmp_path / "out"
+    line = ["study", "fit", "--source", source, "--trunk", trunk, "--out", out]
+    assert tesserae(monkeypatch, *line) == 1
+    assert "knows 0 of the 3 classes" in capsys.readouterr().err
+    line += ["--class-names", names]
+    names.write_text("n00000000\thorse\nn00000001\tbee\nn00000002\tant\n")
+    assert tesserae(monkeypatch, *line) == 0
+    assert f"{2 * NUM_VAL} images of 2 classes that the network knows" in capsys.readouterr().out
+    recorded = (out / "policies.jsonl").read_text()
+    hits = {each["policy"]: each["first"] for each in map(json.loads, recorded.splitlines())}
+    assert set(hits) == {*FITS, "network's own"}
+    assert all({*bits} == {"0", "1"} for bits in hits.values())
+    classifier = pretrained_classifier(str(trunk), ["ant", "bee"], new_last_layer=False)
+    classifier.model.eval()
+    for policy, first in hits.items():
+        fit, side = (policy, SIZE) if policy in FITS else ("crop", 20)
+        dataset = SplitDataset(out / "stores" / fit, "val", size=side)
+        margin = (side - SIZE) // 2
+        for hit, (image, label, _) in zip(
+            first, [item for item in dataset if item[1] > 0], strict=True
+        ):
+            pixels = image[None, :, margin : margin + SIZE, margin : margin + SIZE]
+            with torch.no_grad():
+                answer = int(classifier.logits(classifier.transform.apply(pixels)).argmax())
+            assert (hit == "1") == (answer == {1: 1, 2: 0}[label])
+
+    assert tesserae(monkeypatch, *line) == 0
+    assert (out / "policies.jsonl").read_text() == recorded
+    names.write_text("n00000000\thorse\nn00000001\tant\nn00000002\tbee\n")
+    assert tesserae(monkeypatch, *line) == 1
+    assert "classes of other --class-names" in capsys.readouterr().err
+    names.write_text("n00000000\thorse\nn00000001\tbee\nn00000002\tant\n")
+    weights = load_file(trunk / "model.safetensors")
+    weights["classifier.bias"][0] += 1
+    save_file(weights, trunk / "model.safetensors", {"format": "pt"})
+    assert tesserae(monkeypatch, *line) == 1
+    assert "has results of another --trunk" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -32,7 +32,16 @@ def test_mcnemars_test_of_a_known_table() -> None:
     difference = paired_difference(first, second)
     assert (difference.gained, difference.lost) == (10, 2)
     assert difference.p_value == pytest.approx(2 * (1 + 12 + 66) / 2**12)
-    assert difference.excludes_zero
+    assert difference.is_seen
+
+
+def test_four_images_on_one_side_are_no_difference() -> None:
+    """The bootstrap excludes 0, although chance has them on one side once in eight times."""
+    first = np.array([True] * 4 + [False] * 96)
+    difference = paired_difference(first, np.zeros(100, bool))
+    assert difference.low > 0
+    assert difference.p_value == pytest.approx(1 / 8)
+    assert not difference.is_seen
 
 
 @given(HITS)
@@ -45,4 +54,4 @@ def test_the_mean_lies_in_the_interval_and_changes_its_sign(pairs: list[tuple[bo
     assert (forth.mean, forth.gained, forth.p_value) == (-back.mean, back.lost, back.p_value)
     same = paired_difference(first, first)
     assert (same.mean, same.low, same.high, same.p_value) == (0, 0, 0, 1)
-    assert not same.excludes_zero
+    assert not same.is_seen

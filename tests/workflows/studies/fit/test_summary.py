@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from workflows.studies.fit import FITS
@@ -74,9 +76,32 @@ def test_the_cross_table_has_all_pairs_and_their_differences() -> None:
     assert "train pad, query pad, top-1 less that of train crop, query crop: -3.0" in answers
     assert "The notebook's mix: train crop, query squish" in answers
     assert "no difference seen" in next(a for a in report.answers if "train squish, query sq" in a)
+    # The seeds alone tell them apart, and the images do not.
+    (pad,) = [a for a in report.answers if a.startswith("train pad, query pad, top-1")]
+    assert pad.endswith(
+        "-3.0 (-3.0 to -3.0) points, over images (+0.0 to +0.0): no difference seen"
+    )
     notes = "\n".join(report.notes)
     assert "chance, the share of the largest class, is 66.7%" in notes
     assert "The rectangles are artificial" in notes
+
+
+def test_a_difference_over_seeds_and_over_images_is_seen() -> None:
+    """One alone is not enough, and a single seed decides nothing."""
+    hits = [
+        QueryHits(
+            arm=fit, seed=seed, query=query, bits="100" if fit == query else "000"
+        )
+        for seed in range(3) for fit in FITS for query in FITS
+    ]  # fmt: skip
+    many = [replace(each, bits=each.bits[0] * 40 + each.bits[1:]) for each in hits]
+    for recorded, seen in ((many, "worse"), (hits, "no difference seen")):
+        report = training_report(runs(), recorded, IMAGES, RECORD, FitOptions(source="data"), {})
+        mix = next(a for a in report.answers if a.startswith("The notebook's mix"))
+        assert mix.endswith(f": {seen}")
+    first = [run for run in runs() if run.seed == 0]
+    report = training_report(first, many, IMAGES, RECORD, FitOptions(source="data"), {})
+    assert all(answer.endswith("pass more --seeds") for answer in report.answers)
 
 
 def test_a_pretrained_network_is_compared_image_by_image() -> None:
