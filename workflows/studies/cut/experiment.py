@@ -7,6 +7,7 @@ import io
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -123,6 +124,7 @@ class CutStudy:
                     f"two of --trunk are named {name!r}, which the tables cannot tell apart: rename"
                     " a folder."
                 )
+        self._open_images = cache(open_image_set)  # networks of the same size share the images
         self.data = {network.name: self._open_data(network, words) for network in self.networks}
         self.arms = {
             arm.name: arm
@@ -136,10 +138,10 @@ class CutStudy:
 
     def _open_data(self, network: Network, words: Any) -> NetworkData:
         options, size = self.options, network.backbone.size
-        images = open_image_set(options.store, size, options.num_rows, options.num_test_rows)
+        images = self._open_images(options.store, size, options.num_rows, options.num_test_rows)
         probe_images = images
         if options.probe_store not in (None, options.store):
-            probe_images = open_image_set(
+            probe_images = self._open_images(
                 options.probe_store, size, options.num_rows, options.num_test_rows
             )
         named = names_of_classes(images.classes, options.class_names)
@@ -186,6 +188,10 @@ class CutStudy:
     def settings(self) -> dict[str, Any]:
         """Return the settings that decide the results, as JSON values."""
         options = self.options
+        class_names = options.class_names
+        if class_names is not None:
+            digest = hashlib.sha256(Path(class_names).read_bytes()).hexdigest()
+            class_names = f"{Path(class_names).name} {digest[:16]}"
         stores = {
             digest: None
             for data in self.data.values()
@@ -199,7 +205,7 @@ class CutStudy:
             "networks": [f"{n.name} {n.backbone.digest[:16]}" for n in self.networks],
             "word_vectors": f"{Path(options.word_vectors).name} {self._word_digest[:16]}",
             "synonyms": options.synonyms,
-            "class_names": options.class_names,
+            "class_names": class_names,
             "rows": options.num_rows,
             "test_rows": options.num_test_rows,
             "unseen_classes": options.unseen_classes,
@@ -317,9 +323,9 @@ def load_grams(file: Path) -> dict[str, dict[str, Gram]] | None:
                     row_bytes, forward_ms, seconds = arrays[f"{name}/{form}/costs"].tolist()
                     gram = Gram(arrays[key], int(row_bytes), forward_ms, seconds)
                     grams.setdefault(name, {})[form] = gram
+        return {"store": grams["store"], "probe": grams.get("probe", grams["store"])}
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None
-    return {"store": grams["store"], "probe": grams.get("probe", grams["store"])}
 
 
 def _file_digest(path: str) -> str:

@@ -7,12 +7,11 @@ from dataclasses import replace
 
 from workflows.reports.figures import Figure, Point, point_figure
 from workflows.reports.table import Table
-from workflows.studies.arm_tables import StudyMetric, difference_of, interval_of
+from workflows.studies.arm_tables import StudyMetric, difference_of, interval_of, verdict
 from workflows.studies.cut import EARLY, END, MAP, PIXELS, POOLED
 from workflows.studies.cut.experiment import CutArm, CutStudy
 from workflows.studies.cut.heads import PENALTIES
 from workflows.studies.cut.networks import Cut, Network
-from workflows.studies.intervals import MeanInterval
 from workflows.studies.report import StudyReport
 from workflows.studies.runs import StudyRun
 from workflows.terminal.formatting import counted
@@ -203,7 +202,7 @@ def _front_answer(
     for label in pareto_front(arms, runs, validation):
         mean, size = interval_of(runs, label, metric), _bytes(runs, label)
         if mean is not None:
-            points.append(f"{label} ({size:,.0f} bytes, {100 * mean.mean:.1f} %)")
+            points.append(f"{label}: {size:,.0f} bytes, {metric.text(mean)} %")
     if points:
         yield (
             f"the Pareto front of bytes and {metric.heading}, by the means on validation, with"
@@ -243,15 +242,7 @@ def _compared(runs: Sequence[StudyRun], arm: str, base: str, metric: StudyMetric
     difference = difference_of(runs, arm, base, metric.name)
     if difference is None:
         return f"not compared with {base}"
-    return f"{metric.difference_text(difference)} points to {base}, {_verdict(difference)}"
-
-
-def _verdict(difference: MeanInterval) -> str:
-    if not difference.has_interval:
-        return "a single seed, which has no interval"
-    if not difference.excludes_zero:
-        return "no difference seen"
-    return "better" if difference.mean > 0 else "worse"
+    return f"{metric.difference_text(difference)} points to {base}, {verdict(difference, metric)}"
 
 
 def _bytes(runs: Sequence[StudyRun], label: str) -> float:
@@ -336,11 +327,14 @@ def _belief_table(network: Network, arms: Sequence[CutArm], runs: Sequence[Study
             label = f"{cut.block}, {form}"
             if not any(arm.label == label for arm in arms):
                 continue
-            differences = [difference_of(runs, label, END, name) for name in JUDGED]
-            cells = [
-                "-" if d is None else f"{TOP1.difference_text(d)}: {_verdict(d)}"
-                for d in differences
-            ]
+            cells = []
+            for metric, _ in JUDGED.values():
+                difference = difference_of(runs, label, END, metric.name)
+                cells.append(
+                    "-"
+                    if difference is None
+                    else f"{metric.difference_text(difference)}: {verdict(difference, metric)}"
+                )
             ratio = _bytes(runs, label) / _bytes(runs, END)
             rows.append([belief, label, f"{ratio:.3g}", *cells])
     title = f"{network.name}: the lesson's cuts against the end"
@@ -413,14 +407,18 @@ def _network_notes(study: CutStudy, network: Network, runs: Sequence[StudyRun]) 
         f"heads learn from {images.num_train:,} images of the split train of {images.store} and are"
         f" tested on {len(images.test_labels):,} of val, of {stored} px{resized}"
     )
-    at_bound = sum(
-        run.metrics.get(name) in (PENALTIES[0], PENALTIES[-1])
+    # Without the copies of runs that validation chooses.
+    labels = {arm.label for arm in study.arms.values() if arm.network is network}
+    penalties = [
+        run.metrics[name]
         for run in runs
         for name in ("probe_penalty", "devise_penalty")
-    )
+        if run.arm in labels
+    ]
+    at_bound = sum(penalty in (PENALTIES[0], PENALTIES[-1]) for penalty in penalties)
     if at_bound:
         yield (
-            f"{at_bound} of {2 * len(runs)} chosen penalties are the smallest or the largest of"
+            f"{at_bound} of {len(penalties)} chosen penalties are the smallest or the largest of"
             f" {PENALTIES[0]:g} to {PENALTIES[-1]:g}"
         )
 

@@ -11,12 +11,22 @@ import numpy as np
 import pytest
 
 from pipeline.errors import TesseraeError
-from tests.workflows.studies.cut.small import KNOWN, WNIDS, small_options
+from pipeline.loader import SplitDataset
+from tests.workflows.studies.cut.small import (
+    KNOWN,
+    SIZE,
+    WNIDS,
+    WORDS,
+    small_network,
+    small_options,
+)
 from workflows.cli import main
 from workflows.devise.class_splits import SEEN
 from workflows.studies.cut import PIXELS, experiment
 from workflows.studies.cut.command import cut
 from workflows.studies.cut.experiment import CutStudy, load_grams
+from workflows.studies.cut.heads import PENALTIES
+from workflows.studies.cut.images import open_image_set
 
 TIMES = ("forward_ms", "head_seconds")
 
@@ -47,6 +57,15 @@ def test_a_study_ends_with_a_report(finished: Path) -> None:
     page = (finished / "report.html").read_text()
     assert "before the last down-sampling" in page
     assert "chance" in page
+    # Each of two seeds has a penalty of each of two heads in each arm; chosen copies do not count.
+    match = re.search(r"(\d+) of (\d+) chosen penalties are the smallest or the largest", page)
+    metrics = [figures for _, _, figures in _figures(finished)]
+    at_bound = [
+        m[name] in (PENALTIES[0], PENALTIES[-1])
+        for m in metrics for name in ("probe_penalty", "devise_penalty")
+    ]  # fmt: skip
+    assert match is not None
+    assert (int(match[1]), int(match[2])) == (sum(at_bound), len(at_bound))
 
 
 @pytest.mark.slow
@@ -86,6 +105,8 @@ def test_a_damaged_cache_is_computed_again(tmp_path: Path) -> None:
     file = tmp_path / "grams.npz"
     assert load_grams(file) is None
     file.write_bytes(b"PK\x03\x04 torn")
+    assert load_grams(file) is None
+    np.savez(file)
     assert load_grams(file) is None
 
 
@@ -138,6 +159,39 @@ def test_what_cannot_end_well_is_refused_before_any_run(
     with pytest.raises(TesseraeError, match=message):
         cut(small_options(files, out=tmp_path / "out", **choices))
     assert not (tmp_path / "out").exists()
+
+
+def test_other_class_names_are_other_settings(files: Path, tmp_path: Path) -> None:
+    """A file that was changed gives other class vectors, whatever its name is."""
+    names = tmp_path / "names.txt"
+    settings = []
+    for text in WORDS, WORDS[::-1]:
+        names.write_text("".join(f"{w}\t{n}\n" for w, n in zip(WNIDS, text, strict=True)))
+        settings.append(CutStudy(small_options(files, class_names=str(names))).settings())
+    assert settings[0]["class_names"].startswith("names.txt ")
+    assert settings[0]["class_names"] != settings[1]["class_names"]
+
+
+def test_images_and_labels_are_those_of_the_rows(files: Path) -> None:
+    """Images of the split train come first, and each has the label of its row."""
+    images = open_image_set(str(files / "store"), SIZE, 24, 16)
+    assert (images.num_train, len(images.images)) == (24, 40)
+    for split, part in (("train", slice(24)), ("val", slice(24, None))):
+        labels = {
+            image.numpy().tobytes(): label
+            for image, label, _ in SplitDataset(files / "store", split, size=SIZE)
+        }
+        read = [labels[image.numpy().tobytes()] for image in images.images[part].contiguous()]
+        assert read == images.labels[part].tolist()
+    assert np.array_equal(np.bincount(images.train_labels), np.full(8, 3))
+
+
+def test_networks_of_the_same_size_share_the_images(files: Path, tmp_path: Path) -> None:
+    """They are in memory once."""
+    small_network(tmp_path / "second")
+    trunks = (str(files / "trunk"), str(tmp_path / "second"))
+    first, second = CutStudy(small_options(files, trunk=trunks)).data.values()
+    assert first.images is second.images is second.probe_images
 
 
 def test_a_network_is_named_once(files: Path, tmp_path: Path) -> None:

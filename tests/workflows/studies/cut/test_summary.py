@@ -95,7 +95,7 @@ def test_a_single_seed_judges_nothing(network: Network) -> None:
     runs = [run for run in _runs(arms, {END: 0.9}, {}) if run.seed == 0]
     answers = list(answers_of(network, arms, runs_of_network(runs, arms)))
     assert not any("better" in a or "worse" in a or "no difference" in a for a in answers)
-    assert any("a single seed, which has no interval" in a for a in answers)
+    assert any("one pair of runs has no interval; pass more --seeds" in a for a in answers)
 
 
 @settings(max_examples=50, deadline=None)
