@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pipeline.errors import TesseraeError
 from pipeline.features.reader import Features, finished_features, open_features
 from pipeline.neighbours.vectors import Floats, Rows, measure_lengths
+from pipeline.store import records
 from pipeline.store.open import open_objects
 from pipeline.wordvectors.files import read_word_vectors
 from workflows.studies.vector_options import VectorStudyOptions
@@ -145,7 +146,9 @@ def _usable(vectors: NDArray[Any], origin: str, min_count: int) -> tuple[Floats,
 
 
 def _only_features(store: str, split: str) -> str:
-    names = list(finished_features(open_objects(store), split))
+    objects = open_objects(store)
+    records.load_plan(objects, split)  # says so if there is no store, or no such split
+    names = list(finished_features(objects, split))
     if len(names) != 1:
         present = ", ".join(names) or "none: compute them with `tesserae features`"
         raise ValueError(f"--features is required: split {split} of {store} has {present}.")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.errors import TesseraeError
+from pipeline.errors import StoreError, TesseraeError
 from pipeline.features.reader import open_features
 from tests.workflows.devise.small import Small, make_small
 from tests.workflows.studies.vectors import write_words
@@ -71,7 +71,9 @@ def test_both_kinds_are_returned(small: Small, tmp_path: Path) -> None:
     assert names == ["words", "images"]
 
 
-def test_what_cannot_be_measured_is_refused(small: Small, tmp_path: Path) -> None:
+def test_what_cannot_be_measured_is_refused(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The error says what is wrong and what to do."""
     file = str(write_words(tmp_path / "words.txt", 20))
     with pytest.raises(
@@ -90,8 +92,13 @@ def test_what_cannot_be_measured_is_refused(small: Small, tmp_path: Path) -> Non
         options(store="s", query_split="train")
     with pytest.raises(ValueError, match="expected one of them"):
         NeighboursOptions(store="s", word_vectors=file)
-    with pytest.raises(ValueError, match=r"--features is required: split test of .* has none"):
+    with pytest.raises(StoreError, match=r"has no plan for split 'test': it has 'train', 'val'"):
         list(open_vector_sets(options(store=str(small.store), split="test")))
+    with pytest.raises(StoreError, match="nowhere"):
+        list(open_vector_sets(options(store=str(tmp_path / "nowhere"))))
+    monkeypatch.setattr(vector_sets, "finished_features", lambda *_: [])
+    with pytest.raises(ValueError, match=r"--features is required: split train of .* has none"):
+        list(open_vector_sets(options(store=str(small.store))))
 
 
 def test_the_small_version_of_neighbours_reads_few_vectors(

@@ -161,6 +161,7 @@ def splits_of(options: FitOptions) -> dict[str, str]:
     """
     source = options.source, options.source_kind, options.source_options
     present = sources.source_splits(*source)
+    _check_named_splits(options, present)
     if options.validation:
         return {TRAIN: options.train_split}
     evaluated = options.held_out
@@ -181,6 +182,18 @@ def splits_of(options: FitOptions) -> dict[str, str]:
             f" {', '.join(present)}."
         )
     return {TRAIN: options.train_split, EVALUATED: evaluated}
+
+
+def _check_named_splits(options: FitOptions, present: Sequence[str]) -> None:
+    """Refuse a split that an option names and the source lacks; a source may be a single split."""
+    named = {"--held-out": None if options.validation else options.held_out}
+    if options.trunk is None:
+        named["--train-split"] = options.train_split
+    for flag, split in named.items():
+        if present and split is not None and split not in present:
+            raise SourceError(
+                f"{flag} is {split}: {options.source} has {', '.join(present)}. Pass one of them."
+            )
 
 
 def source_fingerprints(options: FitOptions) -> dict[str, str]:
@@ -258,7 +271,7 @@ def _selected(options: FitOptions, listed: Mapping[str, _ListedSplit]) -> dict[s
         raise SourceError(
             f"{options.source} has {len(names)} labelled classes with images in each of the splits"
             f" {', '.join(splits_of(options).values())}: expected at least 2. Pass a source with"
-            " class folders."
+            " class folders, and another --out."
         )
     chosen = sorted(sorted(names, key=lambda name: uniform(name, "class"))[: options.classes])
 
@@ -304,7 +317,7 @@ def _share_of_squares(options: FitOptions, split: _ListedSplit) -> float:
     if not ratios:
         raise SourceError(
             f"{options.source}: none of {min(len(images), NUM_EXAMINED)} images can be decoded."
-            " Pass another --source."
+            " Pass another --source, and another --out."
         )
     return sum(ratio <= SQUARE_RATIO for ratio in ratios) / len(ratios)
 

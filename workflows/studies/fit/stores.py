@@ -158,7 +158,10 @@ def evaluated_images(stores: FitStores) -> EvaluatedImages:
     split = open_split(objects, EVALUATED, [])
     rows = split.readable_rows
     if not len(rows):
-        raise StoreError(f"none of the evaluated images of {stores.folder / ARCHIVE} is readable.")
+        raise StoreError(
+            f"none of the evaluated images of {stores.folder / ARCHIVE} is readable. Pass another"
+            " --source, and another --out."
+        )
     plan = split.plan
     parts = pa.concat_tables(
         table.load_part(objects, layout.part(EVALUATED, shard), plan.rows(shard)).select(

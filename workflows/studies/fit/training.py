@@ -95,7 +95,8 @@ class Training:
         if not len(loader):
             raise StoreError(
                 f"there are {loader.num_rows} readable training images, fewer than --batch-size"
-                f" {recipe.batch_size}. Pass a smaller --batch-size, or more images."
+                f" {recipe.batch_size}. Pass a smaller --batch-size, or more images, and another"
+                " --out."
             )
         recipe.check_network(self.stores.classes)
 

@@ -156,6 +156,10 @@ def test_sources_without_what_the_study_needs_are_refused(tmp_path: Path) -> Non
     source = small_source(tmp_path / "source")
     with pytest.raises(SourceError, match="--held-out is train, which is trained on"):
         photographs.splits_of(options(source, held_out="train"))
+    with pytest.raises(SourceError, match=r"--held-out is test: .* has train, val. Pass one"):
+        photographs.splits_of(options(source, held_out="test", trunk="model"))
+    with pytest.raises(SourceError, match=r"--train-split is half: .* has train, val. Pass one"):
+        photographs.splits_of(options(source, train_split="half", validation=True))
     with pytest.raises(SourceError, match="expected val or test to evaluate on"):
         photographs.splits_of(options(source / "train"))
     assert photographs.splits_of(options(source / "train", trunk="model")) == {"val": "train"}
