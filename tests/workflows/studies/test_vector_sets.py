@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.features.reader import open_features
 from tests.workflows.devise.small import Small, make_small
-from tests.workflows.studies.vectors import write_words
+from tests.workflows.studies.vectors import clustered_vectors, write_words
 from workflows.studies import vector_sets
 from workflows.studies.cosine.options import CosineOptions
 from workflows.studies.neighbours.options import NeighboursOptions
@@ -57,6 +59,31 @@ def test_images_have_their_labels_and_queries_of_another_split(small: Small) -> 
     assert images.queries is not None
     assert np.array_equal(images.queries, val.rows(val.readable))
     assert small.features in images.origin
+
+
+def test_labels_are_those_of_the_vectors_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A vector without a direction is left out with its label; the identity is of queries, too."""
+    vectors = clustered_vectors(60, 4)
+    vectors[5] = 0
+
+    def opened(store: str, name: str, split: str) -> Any:
+        array = vectors if split == "train" else vectors[::-1]
+        labels = np.arange(60) if split == "train" else np.arange(60)[::-1]
+        return SimpleNamespace(
+            readable=np.arange(2, 60), rows=lambda rows: array[rows],
+            split=SimpleNamespace(labels=labels),
+        )  # fmt: skip
+
+    monkeypatch.setattr(vector_sets, "open_features", opened)
+    (images,) = open_vector_sets(options(store="s", features="x"))
+    assert images.labels is not None
+    assert images.queries is not None
+    assert images.query_labels is not None
+    assert np.array_equal(images.vectors, vectors[images.labels])
+    assert np.array_equal(images.queries, vectors[images.query_labels])
+    assert (len(images.labels), images.num_dropped) == (57, 2)
+    others = replace(images, queries=2 * images.queries)
+    assert others.identity["digest"] != images.identity["digest"]
 
 
 def test_both_kinds_are_returned(small: Small, tmp_path: Path) -> None:

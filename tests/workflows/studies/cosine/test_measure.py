@@ -58,7 +58,8 @@ def test_agreement_is_whole_at_unit_length_alone() -> None:
         assert metrics[form]["same"] < 0.5
     assert metrics[RAW]["mean_cosine"] > 0.05
     assert abs(metrics[CENTRED]["mean_cosine"]) < 0.02
-    assert metrics[RAW]["mean_share"] > 0.05
+    share = (VECTORS.mean(0) ** 2).sum() / (VECTORS**2).sum(1).mean()
+    assert metrics[RAW]["mean_share"] == pytest.approx(share)
     assert metrics[CENTRED]["mean_share"] == pytest.approx(0, abs=1e-12)
 
 

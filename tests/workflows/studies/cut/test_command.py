@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from workflows.devise.class_splits import SEEN
 from workflows.studies.cut import PIXELS, experiment
 from workflows.studies.cut.command import cut
 from workflows.studies.cut.experiment import CutStudy, load_grams
+from workflows.studies.cut.grams import Gram
 from workflows.studies.cut.heads import PENALTIES
 from workflows.studies.cut.images import open_image_set
 
@@ -128,6 +130,51 @@ def test_unseen_classes_are_new_to_the_network(files: Path, tmp_path: Path) -> N
         assert (devise.parts[:KNOWN] == SEEN).all()
     few = CutStudy(small_options(files, out=tmp_path, unseen_classes=3))
     assert not few.data[network.name].unseen_are_new  # two of six would have to remain
+
+
+def test_the_probe_is_restricted_to_enough_new_classes(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With fewer of them it tells apart all classes."""
+    for least, num_probed in ((7, 8), (6, 6)):
+        monkeypatch.setattr(experiment, "MIN_NEW_CLASSES", least)
+        study = CutStudy(small_options(files, out=tmp_path))
+        probe, _ = study._tasks(study.networks[0], 0)
+        assert len(np.unique(probe.labels[probe.train])) == num_probed
+    assert probe.labels[probe.train].min() == KNOWN
+
+
+def test_heads_have_the_inner_products_of_their_stores(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The probe has those of its own store, and bytes are those of the other one."""
+    study = CutStudy(small_options(files, out=tmp_path))
+    of_store, of_probe = (
+        Gram(np.full((1, 1), value), int(value), 1.0, 1.0) for value in (1.0, 2.0)
+    )
+    grams = {"store": {PIXELS: of_store}, "probe": {PIXELS: of_probe}}
+    passed = []
+
+    def head(products: Any, task: Any) -> dict[str, float]:
+        passed.append(float(products[0, 0]))
+        return {"probe_seconds": 2.0, "devise_seconds": 3.0}
+
+    monkeypatch.setattr(study, "_grams_of", lambda _: grams)
+    monkeypatch.setattr(experiment, "run_probe", head)
+    monkeypatch.setattr(experiment, "run_devise", head)
+    metrics = study.run(f"{study.networks[0].name}: {PIXELS}", 0)
+    assert passed == [2.0, 1.0]
+    assert metrics == {"row_bytes": 1, "forward_ms": 1.0, "head_seconds": 6.0}
+
+
+def test_chance_is_that_of_the_classes_to_choose_from() -> None:
+    """The k of hit@k is a share of the unseen classes."""
+    study = SimpleNamespace(
+        options=SimpleNamespace(seeds=2, unseen_classes=10),
+        _tasks=lambda _, seed: (SimpleNamespace(chance=0.2 + 0.2 * seed), None),
+    )
+    chances = CutStudy.chances(study, None)  # type: ignore[arg-type]
+    assert chances == pytest.approx({"top1": 0.3, "hit1": 0.1, "hit5": 0.5})
 
 
 @pytest.mark.slow

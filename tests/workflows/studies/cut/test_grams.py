@@ -14,6 +14,7 @@ from pipeline.errors import TesseraeError
 from tests.workflows.studies.cut.small import opened_network, random_images
 from workflows.studies.cut import EARLY, MAP, POOLED
 from workflows.studies.cut.grams import GramSum, cut_grams, end_gram, pixel_gram
+from workflows.studies.cut.networks import _early_side
 
 CUT = 2
 """The number of the cut that is tested: 8 channels of 16 x 16 positions, of which 8 x 8 follow."""
@@ -36,6 +37,16 @@ def test_cuts_have_the_shapes_of_their_maps(files: Path) -> None:
     assert network.before_last_block is network.cuts[4]
     assert network.cuts[5].forms == (MAP,)
     assert network.cuts[0].forms == (POOLED, MAP, EARLY)
+
+
+def test_the_windows_of_early_pooling_are_as_large_as_the_last_map() -> None:
+    """A map that they do not divide has a smaller one at its edge; squares alone are pooled."""
+    last = (8, 7, 7)
+    sides = [_early_side((4, side, side), last) for side in (56, 28, 15, 14, 7)]
+    assert sides == [8, 4, 3, 2, 1]
+    assert _early_side((4, 14, 7), last) is None
+    assert _early_side((4, 14, 14), (8, 1, 1)) is None
+    assert _early_side((197, 8), last) is None
 
 
 @pytest.mark.parametrize("map_bytes", [1, 20_000, 2**30])

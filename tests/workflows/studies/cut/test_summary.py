@@ -80,7 +80,9 @@ def test_the_lessons_cuts_are_judged_against_the_end(network: Network) -> None:
     answers = list(answers_of(network, arms, own))
     (judged,) = [a for a in answers if a.startswith(f"the lesson's cut {DOWN_SAMPLING}, {worse}:")]
     assert "-20.0 (-20.0 to -20.0) points to end, worse" in judged
-    assert "times those of end" in judged
+    sizes = {arm.label: 10.0 * (index + 1) for index, arm in enumerate(arms)}
+    ratio = sizes[worse] / sizes[END]
+    assert f"{sizes[worse]:.0f} bytes a row, {ratio:.3g} times those of end" in judged
     unseen = f"the lesson's cut {LAST_BLOCK}, {network.cuts[4].block}, {MAP}"
     (equal,) = [a for a in answers if a.startswith(unseen)]
     assert "+0.0 (+0.0 to +0.0) points to end, no difference seen" in equal

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from pipeline.neighbours import build
 from pipeline.neighbours.vectors import measure_lengths
 from tests.workflows.studies.vectors import clustered_vectors
+from workflows.studies.neighbours import timing
 from workflows.studies.neighbours.growth import unit_length
 from workflows.studies.neighbours.methods import (
     HNSW,
@@ -102,6 +105,27 @@ def test_rounds_have_queries_of_their_own() -> None:
     check_queries(POOL, 5, 20)
     with pytest.raises(ValueError, match=r"take 240 queries, .* there are 200: pass fewer --seeds"):
         check_queries(POOL, 6, 20)
+
+
+def test_times_are_microseconds_of_a_query(
+    queries: RoundQueries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One takes 4 s of wall time and 1 s of processor time, alone and in a batch."""
+    searched = [0]
+
+    def search(vectors: np.ndarray) -> np.ndarray:
+        searched[0] += len(vectors)
+        return queries.judged.nearest.rows[: len(vectors)]
+
+    clocks = SimpleNamespace(
+        perf_counter=lambda: 4.0 * searched[0], thread_time=lambda: 1.0 * searched[0]
+    )
+    monkeypatch.setattr(timing, "time", clocks)
+    metrics = measure(search, MEASURED, queries, threads=1)
+    for half in ("", "choice_"):
+        for mode in ("single", "batch"):
+            assert metrics[f"{half}{mode}_us"] == 4e6
+            assert metrics[f"{half}{mode}_cpu_us"] == 1e6
 
 
 def test_a_measurement_has_recall_and_times_of_both_halves(queries: RoundQueries) -> None:
