@@ -278,6 +278,7 @@ after_import("pipeline.images.decode", poison)
 """
 
 
+@pytest.mark.slow
 def test_images_that_crash_workers_are_quarantined_alone(tmp_path: Path) -> None:
     """An abort, a segmentation fault and a hang in three shards change only their own rows."""
     source = make_folder(tmp_path / "source", 200)

@@ -88,6 +88,7 @@ def hosts_file(folder: Path, *lines: str) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_ssh_hosts_give_the_same_store_and_keep_no_process(
     sshd: Sshd, source: Path, tmp_path: Path
 ) -> None:

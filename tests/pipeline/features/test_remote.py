@@ -137,6 +137,7 @@ def bucket(s3_environment: dict[str, str]) -> str:
     return "s3://features"
 
 
+@pytest.mark.slow
 def test_s3_features_have_the_same_bytes_and_the_first_writer_wins(
     bucket: str, images: Path, store: Path, trunk: Path
 ) -> None:

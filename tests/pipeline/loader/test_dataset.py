@@ -69,7 +69,7 @@ def flip_pixel(store: Path) -> None:
     shard.write_bytes(data)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_changed_pixels_are_an_error(store: Path, tmp_path: Path, workers: int) -> None:
     """The dataset can be read without verification, too."""
     copy = shutil.copytree(store, tmp_path / "store")

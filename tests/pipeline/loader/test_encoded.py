@@ -533,6 +533,7 @@ def test_a_replaced_shard_is_verified_again(tmp_path: Path, store: Path) -> None
         list(loader)
 
 
+@pytest.mark.slow
 def test_a_low_limit_of_open_files_suffices(store: Path) -> None:
     """Shards are closed again, so that descriptors remain for other files."""
     code = f"""

@@ -157,7 +157,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], P
     return {(n, bad): make_folder(folder / f"{n}-{bad}", n, bad=bad) for n, bad in numbers}
 
 
-@settings(max_examples=min(100, settings().max_examples))
+@settings(max_examples=min(100, settings().max_examples // 2))
 @given(data=st.data(), seed=st.integers(0, 2**64 - 1), epoch=st.integers(0, 2**64 - 2))
 def test_any_epoch_of_any_store_has_every_readable_row_once(
     sources: dict[tuple[int, int], Path], data: st.DataObject, seed: int, epoch: int
@@ -751,8 +751,15 @@ def test_a_loader_is_small_when_pickled(store: Path, plain: dict[Any, Any]) -> N
     assert rows_of(list(again)) == rows_of(list(loader))
 
 
-@of_each_kind
-@pytest.mark.parametrize("method", [pytest.param("fork", marks=pytest.mark.slow), "spawn"])
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [
+        pytest.param("spawn", KINDS[0], id="spawn-squares"),
+        pytest.param("spawn", KINDS[1], id="spawn-encoded", marks=pytest.mark.slow),
+        pytest.param("fork", KINDS[0], id="fork-squares", marks=pytest.mark.slow),
+        pytest.param("fork", KINDS[1], id="fork-encoded", marks=pytest.mark.slow),
+    ],
+)
 def test_a_loader_works_in_a_child_process(store: Path, method: str, kind: dict[str, Any]) -> None:
     """The parent has iterated it, and is in the middle of an epoch."""
     code = f"""

@@ -220,6 +220,7 @@ def test_damage_of_a_remote_store_is_found_and_repaired(
     assert problems(url) == []
 
 
+@pytest.mark.slow
 def test_a_size_can_be_added_to_a_remote_store(
     source: Path, url: str, local_store: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

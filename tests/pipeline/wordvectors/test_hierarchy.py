@@ -345,6 +345,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not WORDNET.is_dir(), reason="WordNet is not installed")
+@pytest.mark.slow
 def test_the_installed_wordnet_equals_imagenets(real_data: Path) -> None:
     """All edges are equal."""
     listed = read_hierarchy(real_data / "meta" / "wordnet.parent-child.txt")

@@ -160,6 +160,7 @@ def test_status_lists_all_open_ports_which_are_local(
     assert "reachable from other machines" not in printed.out
 
 
+@pytest.mark.slow
 def test_the_doctor_lists_open_ports(standing: Standing) -> None:
     """The doctor lists the same ports as `cluster status`, without advice."""
     done = standing.run("doctor", "--cluster", standing.address, "--json")

@@ -78,12 +78,10 @@ def step_of(folder: Path) -> int:
     return max((json.loads(line)["step"] for line in lines[:-1]), default=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rows",
-    [
-        pytest.param((), id="squares"),
-        pytest.param(("--encoded", "jpeg:24@90"), id="encoded", marks=pytest.mark.slow),
-    ],
+    [pytest.param((), id="squares"), pytest.param(("--encoded", "jpeg:24@90"), id="encoded")],
 )
 def test_train_with_data_prepares_and_trains(tmp_path: Path, rows: tuple[str, ...]) -> None:
     """The command prepares, trains during the rest of preparation, and names the samples."""
@@ -155,6 +153,7 @@ def stop_and_go_on(folder: Path, words: tuple[object, ...], number: int, step: i
     assert "training on 2 ranks from step" in again.out
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_the_same_command_continues(interrupted: Path) -> None:
     """No step is missing or repeated after an interruption."""
     steps = [line["step"] for line in RunFolder(interrupted).metrics() if not line.get("what")]
@@ -379,6 +378,7 @@ def test_a_run_folder_in_use_is_refused(
     assert f"{tmp_path}/run is in use by process {os.getpid()} on" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_store_with_other_rows_is_refused(
     tmp_path: Path, interrupted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

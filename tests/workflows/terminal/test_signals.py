@@ -78,7 +78,7 @@ def check_stopped(command: Command, number: int, times: int) -> None:
 
 
 CASES = list(itertools.product(MOMENTS, signals.STOP_SIGNALS, (1, 2, 3)))
-QUICK = (("decoding", signal.SIGINT, 2), ("decoding", signal.SIGHUP, 1))
+QUICK = (("decoding", signal.SIGINT, 2),)
 
 
 @pytest.mark.parametrize(

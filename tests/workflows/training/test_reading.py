@@ -75,7 +75,7 @@ def test_the_staging_folder_is_made_absolute(monkeypatch: pytest.MonkeyPatch) ->
     )
 
 
-@pytest.mark.parametrize("encoded", [None, ENCODED])
+@pytest.mark.parametrize("encoded", [pytest.param(None, marks=pytest.mark.slow), ENCODED])
 def test_a_windowed_and_staged_run_resumes_to_the_bit(tmp_path: Path, encoded: str | None) -> None:
     """A resumed run is bit-identical and reads staged copies, even if the store is damaged."""
     store = small_store(tmp_path, encoded=() if encoded is None else (encoded,))

@@ -95,8 +95,10 @@ def in_world(world: World, store: Path, parts: tuple[int, ...], **choices: Any) 
     "kind",
     [
         "gp",
-        "encoded",
-        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("conditional", "wgan")),
+        *(
+            pytest.param(kind, marks=pytest.mark.slow)
+            for kind in ("encoded", "conditional", "wgan")
+        ),
     ],
 )
 def test_two_ranks_compute_what_one_computes(store: Path, tmp_path: Path, kind: str) -> None:
