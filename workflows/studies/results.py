@@ -65,10 +65,11 @@ class ResultsFolder:
         Args:
             settings: Those settings that are known so far, as JSON values; at least the name of the
                 study.
-            own_entries: As for `check_settings`.
+            own_entries: The same names as those that `check_settings` gets.
 
         Raises:
-            TesseraeError: As for `check_settings`.
+            TesseraeError: The folder has results of other settings, or other files, or its settings
+                are damaged.
             OSError: They cannot be read.
         """
         recorded = self._recorded_settings(own_entries)
@@ -103,14 +104,14 @@ class ResultsFolder:
         if not file.exists():
             # A command that is killed while it writes the settings leaves the temporary file.
             own = {*own_entries, file.with_suffix(writing.TEMPORARY_SUFFIX).name}
-            others = sorted(
+            unknown = sorted(
                 entry.name
                 for entry in self.path.iterdir()
                 if not entry.name.startswith(".") and entry.name not in own
             )
-            if others:
+            if unknown:
                 raise TesseraeError(
-                    f"--out {self.path} is no folder of this study: it contains {others[0]!r}."
+                    f"--out {self.path} is no folder of this study: it contains {unknown[0]!r}."
                     " Pass another folder."
                 )
             return None
