@@ -61,8 +61,8 @@ FOREIGN_OPTIONS = {
 """The options of other programs in the pages."""
 
 BENCHMARKS = {
-    "--methods", "--minutes", "--only", "--rehearse", "--repeat", "--rounds", "--rows", "--seconds",
-    "--seed", "--warm-up",
+    "--choices", "--methods", "--minutes", "--only", "--rehearse", "--repeat", "--rounds", "--rows",
+    "--seconds", "--seed", "--warm-up",
 }  # fmt: skip
 """The options of `make chaos` and other scripts that are no commands."""
 
