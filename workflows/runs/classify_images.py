@@ -20,10 +20,10 @@ from pipeline.store.open import open_objects
 from workflows.classify.model import BATCH_ROWS, TrainedClassifier, open_classifier
 from workflows.classify.options import EVALUATION_SHARE
 from workflows.runs.options import ClassifyImagesOptions
-from workflows.runs.report import parse_device
 from workflows.search.query import QueryError
 from workflows.search.query_image import ImagePreprocessor, accepted_format_of, read_image
 from workflows.terminal.formatting import printable
+from workflows.training.devices import parse_device
 
 HEAD_BYTES = 4_096
 """The number of first bytes of a file by which its format is detected."""

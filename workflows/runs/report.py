@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from scipy import ndimage
 
 from workflows.reports import html
@@ -16,6 +15,7 @@ from workflows.reports.curve_names import charts_of
 from workflows.reports.table import Table
 from workflows.runs.options import ReportOptions
 from workflows.terminal.formatting import share_text, three_digits
+from workflows.training.devices import parse_device
 from workflows.training.errors import DivergedError
 from workflows.training.finite import NonFiniteError
 from workflows.training.run_folder import RunFolder
@@ -113,29 +113,6 @@ def _evaluate_run(
         folder, options, parse_device(options.device)
     )
     return evaluation
-
-
-def parse_device(name: str | None) -> torch.device:
-    """Return the torch device of a name, after checking that it can be used.
-
-    Args:
-        name: Name of the device, such as `cpu`, `cuda` or `cuda:1`; None: a GPU if there is one,
-            else the CPU.
-
-    Raises:
-        ValueError: There is no such device; the message names `--device`.
-    """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as e:  # torch raises either for a missing device
-        first = str(e).splitlines()[0]
-        raise ValueError(
-            f"--device is {name!r}: expected cpu, or a GPU as cuda:0 ({first})."
-        ) from e
-    return device
 
 
 def summary(folder: RunFolder, evaluation: RunEvaluation | None) -> Iterator[str]:

@@ -22,6 +22,8 @@ from pipeline.store.open import open_objects
 from workflows.training import writing
 
 SETTINGS_FILE = "settings.json"
+LEASE_NAME = "study"
+"""The name of the lock of a folder, the same for all studies: they would share its files."""
 
 R = TypeVar("R")
 
@@ -29,19 +31,17 @@ R = TypeVar("R")
 class ResultsFolder:
     """The folder of a study."""
 
-    def __init__(self, path: Path, study: str) -> None:
+    def __init__(self, path: Path) -> None:
         """Name the folder, which need not exist.
 
         Args:
             path: The folder.
-            study: The name of the study, such as `parity`, which names the lock file.
         """
         self.path = path
-        self._study = study
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the folder inside the block, so that no other command runs the study in it.
+        """Lock the folder inside the block, so that no other study runs in it.
 
         The folder is created if it is missing.
 
@@ -54,7 +54,7 @@ class ResultsFolder:
                 f"{self.path} is in use by {holder}. Wait for it to end, or pass another --out."
             )
 
-        with lease(open_objects(str(self.path)), self._study, wait=True, on_wait=refuse):
+        with lease(open_objects(str(self.path)), LEASE_NAME, wait=True, on_wait=refuse):
             yield
 
     def check_known_settings(

@@ -115,8 +115,8 @@ def run_disk_full_error(file: Path, error: OSError, num_bytes: int) -> DiskFullE
     }.get(error.errno or 0, f"{free} are free on the disk")
     return DiskFullError(
         f"cannot write {file}: it needs {bytes_text(num_bytes)}, and {cause}. Free some space, or"
-        " move the run folder to a larger disk, and run the same command again: training continues"
-        " from the last checkpoint."
+        " move the run folder to a larger disk, and run the same command again: it continues"
+        " from what is saved."
     )
 
 

@@ -23,7 +23,7 @@ def arms_and_seeds(results: ResultsFolder) -> list[tuple[str, int]]:
 @pytest.fixture
 def results(tmp_path: Path) -> ResultsFolder:
     """Return the folder of a study with one finished run."""
-    folder = ResultsFolder(tmp_path, "test")
+    folder = ResultsFolder(tmp_path)
     folder.check_settings({"epochs": 2, "crop": "random"})
     folder.append(RUN, RUNS_FILE)
     return folder
@@ -33,7 +33,7 @@ def test_finished_runs_are_read_again(results: ResultsFolder) -> None:
     """Runs come back as they were written, in their order."""
     second = replace(RUN, arm="dataloader", metrics={"accuracy": 0.25})
     results.append(second, RUNS_FILE)
-    again = ResultsFolder(results.path, "test")
+    again = ResultsFolder(results.path)
     assert again.records(StudyRun, RUNS_FILE) == [RUN, second]
     assert again.records(StudyRun, "other.jsonl") == []
 
@@ -52,14 +52,14 @@ def test_a_folder_of_other_files_is_refused(tmp_path: Path, check: str) -> None:
     """Nothing is written beside files that are not of a study."""
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(TesseraeError, match=r"no folder of this study: it contains 'thesis.tex'"):
-        getattr(ResultsFolder(tmp_path, "test"), check)({"epochs": 2})
+        getattr(ResultsFolder(tmp_path), check)({"epochs": 2})
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_settings_that_a_killed_command_was_writing_do_not_block_its_folder(tmp_path: Path) -> None:
     """The temporary file is no file of somebody else."""
     (tmp_path / "settings.new").write_text('{"epo')
-    ResultsFolder(tmp_path, "test").check_settings({"epochs": 2})
+    ResultsFolder(tmp_path).check_settings({"epochs": 2})
     assert json.loads((tmp_path / "settings.json").read_text()) == {"epochs": 2}
 
 
@@ -77,7 +77,7 @@ def test_a_folder_is_checked_before_all_settings_are_known(
     results.check_known_settings({"epochs": 2})
     with pytest.raises(TesseraeError, match="epochs is 2 in the folder and 3 here"):
         results.check_known_settings({"epochs": 3})
-    new = ResultsFolder(tmp_path_factory.mktemp("new"), "test")
+    new = ResultsFolder(tmp_path_factory.mktemp("new"))
     (new.path / "store").mkdir()
     new.check_known_settings({"epochs": 3}, own_entries=("store",))
     assert [entry.name for entry in new.path.iterdir()] == ["store"]
@@ -107,9 +107,9 @@ def test_a_damaged_line_is_an_error(results: ResultsFolder, line: str) -> None:
 
 def test_two_commands_cannot_use_a_folder_at_once(tmp_path: Path) -> None:
     """The second one is told so, and ends."""
-    second = ResultsFolder(tmp_path / "out", "test").locked()
+    second = ResultsFolder(tmp_path / "out").locked()
     with (
-        ResultsFolder(tmp_path / "out", "test").locked(),
+        ResultsFolder(tmp_path / "out").locked(),
         pytest.raises(TesseraeError, match=r"out is in use by process \d+"),
         second,
     ):

@@ -24,7 +24,7 @@ def test_a_study_that_is_broken_off_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No finished run is repeated, and all runs are returned in their order."""
-    results, calls = ResultsFolder(tmp_path, "test"), []
+    results, calls = ResultsFolder(tmp_path), []
 
     def run(arm: str, seed: int) -> dict[str, float]:
         if len(calls) == 3:
@@ -42,7 +42,7 @@ def test_a_study_that_is_broken_off_goes_on(
         rest.append((arm, seed))
         return {"value": 0.0}
 
-    runs = run_all(ResultsFolder(tmp_path, "test"), run_rest)
+    runs = run_all(ResultsFolder(tmp_path), run_rest)
     assert rest == [("b", 1)]
     assert [(r.arm, r.seed, r.metrics["value"]) for r in runs] == [
         ("a", 0, 97.0), ("b", 0, 98.0), ("a", 1, 107.0), ("b", 1, 0.0),
@@ -60,7 +60,7 @@ def test_arms_can_be_run_one_after_the_other(tmp_path: Path) -> None:
         return {"value": 1.0}
 
     runs = run_arms(
-        ResultsFolder(tmp_path, "test"), ("a", "b"), (0, 1), run,
+        ResultsFolder(tmp_path), ("a", "b"), (0, 1), run,
         title="runs", line=lambda r: r.arm, arm_by_arm=True,
     )  # fmt: skip
     assert calls == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
@@ -69,7 +69,7 @@ def test_arms_can_be_run_one_after_the_other(tmp_path: Path) -> None:
 
 def test_a_metric_without_a_finite_value_is_left_out(tmp_path: Path) -> None:
     """A run that diverged is finished, and is read again."""
-    results = ResultsFolder(tmp_path, "test")
+    results = ResultsFolder(tmp_path)
     first = run_all(results, lambda arm, seed: {"x": math.nan, "y": 1.0, "z": math.inf})
     again = run_all(results, lambda arm, seed: {})
     assert first == again
@@ -78,7 +78,7 @@ def test_a_metric_without_a_finite_value_is_left_out(tmp_path: Path) -> None:
 
 def test_a_failed_run_is_not_recorded(tmp_path: Path) -> None:
     """Its error is that of the study."""
-    results = ResultsFolder(tmp_path, "test")
+    results = ResultsFolder(tmp_path)
     with pytest.raises(ZeroDivisionError):
         run_all(results, lambda arm, seed: {"x": 1 / (ord(arm) - 98)})
     assert len(results.records(StudyRun, "runs.jsonl")) == 1

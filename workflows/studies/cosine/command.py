@@ -58,7 +58,7 @@ def cosine(options: CosineOptions) -> int:
         if vector_set.labels is not None
     }
     settings = _settings(options, sets, labelled)
-    results = ResultsFolder(options.folder, options.STUDY)
+    results = ResultsFolder(options.folder)
     with results.locked(), ThreadpoolController().limit(limits=options.threads):
         results.check_settings(settings)
         print(f"results: {options.folder}")

@@ -71,7 +71,7 @@ def fit(options: FitOptions) -> int:
     """
     options = options.resolved
     torch.set_num_threads(options.threads)
-    results = ResultsFolder(options.folder, options.STUDY)
+    results = ResultsFolder(options.folder)
     settings = _settings(options)
     with results.locked():
         results.check_settings(settings)

@@ -15,7 +15,6 @@ from workflows.studies.gans.experiment import (
     SAMPLES_FOLDER,
     STORE_FOLDER,
     open_experiment,
-    parse_device,
     prepare_source,
     small_version,
     study_settings,
@@ -29,6 +28,7 @@ from workflows.studies.gans.options import (
 )
 from workflows.studies.report import StudyReport, publish
 from workflows.studies.results import ResultsFolder
+from workflows.training.devices import parse_device
 
 AnyOptions = TypeVar("AnyOptions", bound=StoredImagesOptions)
 AnyExperiment = TypeVar("AnyExperiment")
@@ -102,7 +102,7 @@ def _run(
     # Some algorithms of cuDNN give other figures in each run, even with equal seeds.
     torch.backends.cudnn.deterministic = True
     options = small_version(options)
-    results = ResultsFolder(options.folder, options.STUDY)
+    results = ResultsFolder(options.folder)
     # A store is opened before the folder is created, which a wrong one would leave behind.
     images = None if options.store is None else _open(options, options.store)
     with results.locked():

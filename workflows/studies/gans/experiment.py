@@ -370,24 +370,3 @@ def quick_notes(options: StoredImagesOptions) -> list[str]:
         f"This is the small version, --quick: {options.steps} steps of narrow networks. It shows"
         " that the study works; its figures answer nothing."
     ]
-
-
-def parse_device(name: str) -> torch.device:
-    """Return the device of a name, such as `cpu` or `cuda:1`.
-
-    Args:
-        name: The name.
-
-    Raises:
-        ValueError: The name is unknown, or the machine lacks the device.
-    """
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as e:
-        reason = str(e).splitlines()[0]
-        raise ValueError(
-            f"--device is {name}: expected a device of torch that this machine has, such as cpu"
-            f" ({reason})."
-        ) from None
-    return device

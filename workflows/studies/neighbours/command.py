@@ -66,7 +66,7 @@ def neighbours(options: NeighboursOptions) -> int:
     sizes = sorted({*options.measured_sizes, len(vectors)})
     _check_memory(sizes[-1], vectors.shape[1])
     methods = QUICK_METHODS if options.quick else METHODS
-    results = ResultsFolder(options.folder, options.STUDY)
+    results = ResultsFolder(options.folder)
     with results.locked(), limit_threads(options.threads):
         results.check_settings(_settings(options, vector_set, methods))
         print(f"results: {options.folder}")

@@ -54,7 +54,7 @@ def parallel(options: ParallelOptions) -> int:
             other pixels with the same library.
         KeyboardInterrupt: Ctrl-C was pressed; the message says how to continue.
     """
-    results = ResultsFolder(options.folder, options.STUDY)
+    results = ResultsFolder(options.folder)
     rounds = QUICK_ROUNDS if options.quick else options.seeds
     with results.locked():
         results.check_known_settings(_early_settings(options))

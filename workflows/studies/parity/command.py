@@ -11,7 +11,6 @@ from workflows.studies.parity.arm_runs import ArmRun, train_arm
 from workflows.studies.parity.data import ParityData, open_parity_data
 from workflows.studies.parity.results import (
     BITS_FILE,
-    STUDY,
     add_run,
     comparisons_of,
     runs_of,
@@ -46,7 +45,7 @@ def parity(options: ParityOptions, recipe: ParityRecipe) -> int:
     data = open_parity_data(options, recipe, report=lambda line: print(line, flush=True))
     if BITS in options.parts:
         bits.settings_of(data)  # it refuses batches that ranks cannot share, before any work
-    results = ResultsFolder(options.out, STUDY)
+    results = ResultsFolder(options.out)
     with results.locked():
         results.check_settings(settings_of(data, threads=options.threads))
         print(f"results: {options.out}")

@@ -18,8 +18,6 @@ from workflows.studies.results import ResultsFolder
 from workflows.studies.runs import RUNS_FILE
 
 BITS_FILE = "bits.jsonl"
-STUDY = "parity"
-"""The name of the study, which names the lock file in its folder."""
 _FREE = frozenset({"encoded", "loader_threads", "prefetch_bytes", "checksum"})
 """The options of the recipe that change no result, and the one that `images` stands for."""
 

@@ -38,7 +38,7 @@ def make_experiment(store: str, folder: Path, **choices: Any) -> ColourExperimen
     options = AdversarialOptions(store=store, held_out="val", out=folder, **{**TINY, **choices})
     images = open_images(store, "train", "val", image_size=16, max_images=1_000)
     folder.mkdir(exist_ok=True)
-    results = ResultsFolder(folder, "adversarial")
+    results = ResultsFolder(folder)
     return ColourExperiment(options, images, results, torch.device("cpu"))
 
 
@@ -87,7 +87,7 @@ def test_grey_images_are_refused(store: str, tmp_path: Path) -> None:
     grey = replace(images, held_out=images.held_out[:, :1].expand(-1, 3, -1, -1))
     options = AdversarialOptions(store=store, out=tmp_path)
     with pytest.raises(StoreError, match=r"the held-out images of .* are grey"):
-        ColourExperiment(options, grey, ResultsFolder(tmp_path, "adversarial"), torch.device("cpu"))
+        ColourExperiment(options, grey, ResultsFolder(tmp_path), torch.device("cpu"))
 
 
 def test_arms_of_nearly_equal_weights_have_names_of_their_own(tmp_path: Path) -> None:

@@ -557,7 +557,7 @@ def test_options_that_cannot_end_well_are_refused(tmp_path: Path) -> None:
     assert "labels" in {tip.arm for tip in hacks.selected_tips((), images)}
     with pytest.raises(ValueError, match="--tips has 'labels', but the training images have no"):
         hacks.selected_tips(("labels",), unlabelled)
-    with pytest.raises(ValueError, match="--device is nowhere: expected a device"):
+    with pytest.raises(ValueError, match="--device is 'nowhere': expected cpu"):
         command.hacks(HacksOptions(store="a", device="nowhere", out=tmp_path / "out"))
     with pytest.raises(StoreError, match="no store at"):
         command.hacks(HacksOptions(store=str(tmp_path / "none"), out=tmp_path / "out"))

@@ -10,7 +10,7 @@ import pytest
 from pipeline.errors import TesseraeError
 from workflows.studies.parity.arm_runs import ArmRun
 from workflows.studies.parity.bits import Comparison
-from workflows.studies.parity.results import BITS_FILE, STUDY, add_run, comparisons_of, runs_of
+from workflows.studies.parity.results import BITS_FILE, add_run, comparisons_of, runs_of
 from workflows.studies.results import ResultsFolder
 
 RUN = ArmRun(seed=0, arm="random", accuracy=0.5, loss=1.5, initial_weights="ab", seconds=2.0)
@@ -20,7 +20,7 @@ COMPARISON = Comparison("raw, 1 rank", 3, 24, 74, 1_000, "")
 @pytest.fixture
 def results(tmp_path: Path) -> ResultsFolder:
     """Return the folder of a study with one finished run."""
-    folder = ResultsFolder(tmp_path, STUDY)
+    folder = ResultsFolder(tmp_path)
     add_run(folder, RUN)
     folder.append(COMPARISON, BITS_FILE)
     return folder
