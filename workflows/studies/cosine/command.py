@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -53,9 +53,9 @@ def cosine(options: CosineOptions) -> int:
     """
     sets = list(open_vector_sets(options))
     labelled = {
-        vector_set.name: labelled_queries(vector_set, options)
+        vector_set.name: queries
         for vector_set in sets
-        if vector_set.labels is not None
+        if (queries := labelled_queries(vector_set, options)) is not None
     }
     settings = _settings(options, sets, labelled)
     results = ResultsFolder(options.folder)
@@ -106,17 +106,21 @@ class LabelledQueries:
         )
 
 
-def labelled_queries(vector_set: VectorSet, options: CosineOptions) -> LabelledQueries:
+def labelled_queries(vector_set: VectorSet, options: CosineOptions) -> LabelledQueries | None:
     """Return the images with a label that are searched, and the queries of all seeds.
 
     Args:
-        vector_set: The images of two splits, with their labels.
+        vector_set: The images of two splits, with their labels; or words.
         options: The number of images that are searched, of queries and of seeds.
+
+    Returns:
+        None for words, and for a split of which no image has a label.
 
     Raises:
         TesseraeError: There are too few images with a label.
     """
-    assert vector_set.labels is not None
+    if vector_set.labels is None or not (vector_set.labels >= 0).any():
+        return None
     assert vector_set.queries is not None
     assert vector_set.query_labels is not None
     rows = np.flatnonzero(vector_set.labels >= 0)[: options.searched_rows]
@@ -211,14 +215,15 @@ def _report(
     tables = [summary.norm_table({name: norm_quantiles(v) for name, v in lengths.items()})]
     answers: list[str] = []
     figures = {"hubness": summary.hubness_figure(names, runs)}
-    for name in names:
+    for vector_set in sets:
+        name = vector_set.name
         has_labels = name in labelled
         tables += summary.set_tables(name, runs, has_labels=has_labels)
         answers += summary.set_answers(name, runs, has_labels=has_labels)
         figures[f"agreement-{name}"] = summary.agreement_figure(name, runs)
         if has_labels:
             figures[f"precision-{name}"] = summary.precision_figure(name, runs)
-        else:
+        elif vector_set.labels is None:  # the order of words tells how frequent they are
             figures[f"lengths-{name}"] = summary.rank_figure(lengths[name])
     described = "; ".join(vector_set.describe() for vector_set in sets)
     return StudyReport(
@@ -230,12 +235,14 @@ def _report(
         answers=answers,
         tables=tables,
         figures=figures,
-        notes=list(_notes(options, labelled)),
+        notes=_notes(options, sets, labelled),
         settings=settings,
     )
 
 
-def _notes(options: CosineOptions, labelled: Mapping[str, LabelledQueries]) -> list[str]:
+def _notes(
+    options: CosineOptions, sets: Sequence[VectorSet], labelled: Mapping[str, LabelledQueries]
+) -> list[str]:
     notes = [
         f"Each of {options.num_seeds} seeds draws a sample of {options.sample_rows:,} vectors, at"
         " most 80 % of a set. Each vector of a sample is a query among the others. Intervals are"
@@ -252,6 +259,12 @@ def _notes(options: CosineOptions, labelled: Mapping[str, LabelledQueries]) -> l
         f" each seed, no query twice, among {len(queries.labels):,} images of split"
         f" {options.split}."
         for name, queries in labelled.items()
+    ]
+    notes += [
+        f"{vector_set.name}: no image of split {options.split} has a label, so precision is left"
+        " out."
+        for vector_set in sets
+        if vector_set.labels is not None and vector_set.name not in labelled
     ]
     if options.quick:
         notes.insert(0, "This is the small version of the study: its figures answer nothing.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,7 @@ def test_queries_of_seeds_are_different_images_with_a_label() -> None:
     """They are as many for each seed, and those that are searched have a label, too."""
     options = CosineOptions(store="s", seeds=4, queries=30, searched=100)
     labelled = labelled_queries(images(), options)
+    assert labelled is not None
     assert (labelled.per_seed, len(labelled.labels)) == (90 // 4, 100)
     assert (labelled.labels >= 0).all()
     assert (labelled.query_labels >= 0).all()
@@ -113,7 +115,21 @@ def test_queries_of_seeds_are_different_images_with_a_label() -> None:
         of_seed = labelled.queries[part], labelled.query_labels[part]
         assert found[seed] == precision(space, labels, *of_seed, COSINE, seed)
     again = labelled_queries(images(), options)
+    assert again is not None
     assert [again.precision(COSINE, seed) for seed in range(4)] == found
+
+
+def test_images_without_labels_have_no_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All else is measured, and the report says what it lacks."""
+    unlabelled = replace(images(), labels=np.full(200, -1))
+    monkeypatch.setattr(command, "open_vector_sets", lambda options: iter([unlabelled]))
+    assert main(study(tmp_path / "out", "--store", "s")) == 0
+    assert "images: no image of split train has a label" in capsys.readouterr().out
+    metrics = metrics_of(tmp_path / "out")
+    assert all("precision" not in values for values in metrics.values())
+    assert {f"images by {measure}" for measure in MEASURES} <= {arm for arm, _ in metrics}
 
 
 def test_too_few_queries_for_the_seeds_are_refused() -> None:
