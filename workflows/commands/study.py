@@ -1,4 +1,4 @@
-"""Reproduce claims of papers with small experiments, and print a table of the results.
+"""Test claims of papers, or compare methods on your own data, and print a table of the results.
 
 `gaussians` and `digits` generate their own data; the others need a store, a folder of images, or
 features and word vectors, as the help text of each says.
