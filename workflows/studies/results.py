@@ -63,8 +63,8 @@ class ResultsFolder:
         """Compare settings with those of the folder before a study works in it; write nothing.
 
         Args:
-            settings: Those settings that are known so far, as JSON values; at least the name of the
-                study.
+            settings: Those settings that are known so far, as JSON values. A folder of another
+                study is refused if it has other values of them, or none.
             own_entries: The same names as those that `check_settings` gets.
 
         Raises:

@@ -157,7 +157,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], P
     return {(n, bad): make_folder(folder / f"{n}-{bad}", n, bad=bad) for n, bad in numbers}
 
 
-@settings(max_examples=min(100, settings().max_examples // 2))
+@settings(max_examples=min(100, settings().max_examples))
 @given(data=st.data(), seed=st.integers(0, 2**64 - 1), epoch=st.integers(0, 2**64 - 2))
 def test_any_epoch_of_any_store_has_every_readable_row_once(
     sources: dict[tuple[int, int], Path], data: st.DataObject, seed: int, epoch: int

@@ -23,15 +23,11 @@ from workflows.studies.fit.pretrained import (
     PretrainedStudy,
     open_pretrained,
 )
+from workflows.studies.fit.pretrained_summary import policy_line, pretrained_report
+from workflows.studies.fit.report_parts import QUICK_NOTE
 from workflows.studies.fit.stores import FitStores, evaluated_images, prepare_stores
-from workflows.studies.fit.summary import (
-    QUICK_NOTE,
-    policy_line,
-    pretrained_report,
-    run_line,
-    training_report,
-)
 from workflows.studies.fit.training import QueryHits, Training, train_and_evaluate
+from workflows.studies.fit.training_summary import run_line, training_report
 from workflows.studies.report import publish
 from workflows.studies.results import ResultsFolder
 from workflows.studies.runs import RUNS_FILE, StudyRun, run_arms

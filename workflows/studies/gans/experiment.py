@@ -325,6 +325,7 @@ def line_of(arms: Iterable[str], metrics: Sequence[StudyMetric]) -> Callable[[St
     width = max(map(len, arms))
 
     def line(run: StudyRun) -> str:
+        """Return the line of a finished run."""
         start = f"{run.arm:<{width}}  seed {run.seed}"
         if run.metrics.get(DIVERGED):
             return f"{start}  diverged  {run.seconds:.0f} s"

@@ -1,7 +1,7 @@
 """Parallel decoding: which library, how many threads or processes, and what the lock costs.
 
 options       the options of `tesserae study parallel`
-measured      the program that decodes in one method; any interpreter can run it
+measured      the program that decodes by one method; any interpreter can run it
 arms          the methods that are compared
 environments  environments with another Pillow, and free-threaded interpreters
 images        the files that are decoded

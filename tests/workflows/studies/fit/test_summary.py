@@ -10,10 +10,11 @@ from workflows.studies.fit import FITS
 from workflows.studies.fit.options import FitOptions
 from workflows.studies.fit.photographs import PhotographsRecord
 from workflows.studies.fit.pretrained import PolicyHits
+from workflows.studies.fit.pretrained_summary import pretrained_report
 from workflows.studies.fit.shapes import SHAPES
 from workflows.studies.fit.stores import EvaluatedImages
-from workflows.studies.fit.summary import pretrained_report, training_report
 from workflows.studies.fit.training import QueryHits, metric_name
+from workflows.studies.fit.training_summary import training_report
 from workflows.studies.runs import StudyRun
 
 IMAGES = EvaluatedImages(np.array([0, 0, 1]), np.array([10, 15, 20]), np.array([10, 10, 10]))

@@ -1,4 +1,4 @@
-"""The tables, figures and answers of the study."""
+"""The tables, figures and answers on new networks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workflows.classify.evaluation import wilson_interval
 from workflows.classify.stage import TOP
 from workflows.reports.figures import Estimate, Figure, Point, interval_figure, point_figure
 from workflows.reports.table import Table
@@ -22,24 +21,22 @@ from workflows.studies.arm_tables import (
 )
 from workflows.studies.fit import CROP, FITS, SQUISH
 from workflows.studies.fit.options import FitOptions
-from workflows.studies.fit.paired import PairedDifference, paired_difference
-from workflows.studies.fit.photographs import MIN_SQUARES, PhotographsRecord
-from workflows.studies.fit.pretrained import OWN, PolicyHits
-from workflows.studies.fit.shapes import SHAPES, elongation, fit_costs, shape_of
+from workflows.studies.fit.photographs import PhotographsRecord
+from workflows.studies.fit.report_parts import (
+    QUESTION,
+    cost_table,
+    quick_notes,
+    rectangle_notes,
+    unreadable_notes,
+)
+from workflows.studies.fit.shapes import SHAPES, elongation, shape_of
 from workflows.studies.fit.stores import EvaluatedImages
 from workflows.studies.fit.training import QueryHits, mask_of, metric_name
 from workflows.studies.intervals import MeanInterval, mean_interval
 from workflows.studies.report import StudyReport
 from workflows.studies.runs import StudyRun
-from workflows.terminal.formatting import counted, seconds_text
+from workflows.terminal.formatting import seconds_text
 
-QUESTION = (
-    "How should rectangular photographs become squares, for training and for the images that are"
-    " asked about: cropped, padded or squished?"
-)
-QUICK_NOTE = (
-    "This was a quick study: it shows that the command works, and its figures answer nothing."
-)
 TOP1 = StudyMetric(name="top-1", heading="top-1", percent=True, higher_is_better=True)
 TOP5 = StudyMetric(name="top-5", heading="top-5", percent=True, higher_is_better=True)
 
@@ -102,9 +99,6 @@ def run_line(run: StudyRun) -> str:
     )
 
 
-# --- new networks ---------------------------------------------------------------------------------
-
-
 def training_report(
     runs: Sequence[StudyRun],
     hits: Sequence[QueryHits],
@@ -132,16 +126,16 @@ def training_report(
     tables = [_cross_table(cells), _difference_table(cells, shares), _shape_table(cells)]
     if any("top-5" in cell.metrics for cell in cells):
         tables.append(arm_table("Top-5 accuracy", cells, CELLS, [TOP5], base=BASE))
-    tables += [_cost_table(images)]
+    tables += [cost_table(images)]
     return StudyReport(
         title="Crop, pad or squish",
         question=QUESTION,
-        answers=[*_quick_notes(options), *_training_answers(cells, shares)],
+        answers=[*quick_notes(options), *_answers(cells, shares)],
         tables=tables,
-        figures=dict(_training_figures(cells, images)),
+        figures=dict(_figures(cells, images)),
         notes=[
-            *_training_notes(images, record, options),
-            *_unreadable_notes(num_unreadable),
+            *_notes(images, record, options),
+            *unreadable_notes(num_unreadable),
         ],
         settings=settings,
     )
@@ -208,21 +202,9 @@ def _shape_table(cells: Sequence[StudyRun]) -> Table:
     return arm_table(title, cells, CELLS, metrics)
 
 
-def _cost_table(images: EvaluatedImages) -> Table:
-    costs = fit_costs(elongation(images.widths, images.heights))
-    rows = [
-        [fit, f"{cost.lost:.1%}", f"{cost.empty:.1%}", f"{cost.stretch:.2f}", f"{cost.scale:.0%}"]
-        for fit, cost in costs.items()
-    ]
-    columns = ["fit", "pixels lost", "square left empty", "stretched by", "scale of the short side"]
-    title = f"What a fit does to the {len(images.labels):,} evaluated images, on average"
-    return Table(title, columns, rows, text_columns=("fit",))
-
-
-def _training_answers(
-    cells: Sequence[StudyRun], shares: Mapping[str, NDArray[np.float64]]
-) -> Iterator[str]:
+def _answers(cells: Sequence[StudyRun], shares: Mapping[str, NDArray[np.float64]]) -> Iterator[str]:
     def answers(trained: str, query: str, base: str) -> Iterator[str]:
+        """Yield the sentence on the difference of a pair of fits to its base, if it has one."""
         name = cell_name(trained, query)
         over_seeds = difference_of(cells, name, base, TOP1.name)
         if name == base or over_seeds is None:
@@ -247,9 +229,7 @@ def _training_answers(
                 yield from answers(trained, query, cell_name(trained, trained))
 
 
-def _training_figures(
-    cells: Sequence[StudyRun], images: EvaluatedImages
-) -> Iterator[tuple[str, Figure]]:
+def _figures(cells: Sequence[StudyRun], images: EvaluatedImages) -> Iterator[tuple[str, Figure]]:
     estimates = list(_difference_estimates(cells))
     if estimates:
         title = f"Top-1 less that of {BASE}"
@@ -301,7 +281,7 @@ def _shape_points(
             yield Point(x=centre, y=100 * mean.mean, low=100 * mean.low, high=100 * mean.high)
 
 
-def _training_notes(
+def _notes(
     images: EvaluatedImages, record: PhotographsRecord, options: FitOptions
 ) -> Iterator[str]:
     labels = images.labels
@@ -311,7 +291,7 @@ def _training_notes(
         f" {len(record.classes):,} classes; chance, the share of the largest class, is"
         f" {chance:.1%}."
     )
-    yield from _rectangle_notes(record)
+    yield from rectangle_notes(record)
     yield (
         "Each seed trains a network on each fit from the same initial weights, with the same images"
         " in the same order and the same mirror images and shifts; it keeps scale and aspect ratio."
@@ -332,175 +312,3 @@ def _training_notes(
             " epochs and learning rate were fixed before, the same for all fits."
         )
     yield f"The control is the shape {SHAPES[0]}, which every fit changes least."
-
-
-def _rectangle_notes(record: PhotographsRecord) -> Iterator[str]:
-    if record.cut:
-        yield (
-            "The rectangles are artificial: one was cut out of each image, with an aspect ratio"
-            " log-uniform between 1:2 and 2:1 and a position drawn from its key, the same for all"
-            " fits. Photographers put their subject into the frame; such a cut does not."
-        )
-    else:
-        yield f"Images are used as they are; {record.squares:.0%} of the examined ones are squares."
-        if record.squares >= MIN_SQUARES:
-            yield "All fits are equal for squares: pass --rectangles cut, and another --out."
-
-
-def _unreadable_notes(num_unreadable: int) -> Iterator[str]:
-    if num_unreadable:
-        yield f"{counted(num_unreadable, 'image')} that cannot be decoded: left out for all fits."
-
-
-def _quick_notes(options: FitOptions) -> list[str]:
-    return [QUICK_NOTE] if options.quick else []
-
-
-# --- a pretrained network -------------------------------------------------------------------------
-
-
-def pretrained_report(
-    hits: Mapping[str, PolicyHits],
-    images: EvaluatedImages,
-    record: PhotographsRecord,
-    options: FitOptions,
-    settings: Mapping[str, Any],
-    *,
-    size: int,
-    own_side: int,
-    num_unreadable: int = 0,
-) -> StudyReport:
-    """Return the report of a pretrained network.
-
-    Args:
-        hits: The recognised images by policy.
-        images: The evaluated images, those of classes that the network knows.
-        record: The record of the photographs, with their numbers and classes.
-        options: The options of the study.
-        settings: The settings of the folder.
-        size: The side of the images that the network takes, in pixels.
-        own_side: The side to which its own preprocessing scales the short side, in pixels.
-        num_unreadable: The number of images that were left out, as they cannot be decoded.
-    """
-    top1, top5 = ({name: each.hits(top=top) for name, each in hits.items()} for top in (1, TOP))
-    differences = {name: paired_difference(top1[name], top1[CROP]) for name in hits if name != CROP}
-    rows = []
-    for name in hits:
-        difference = differences.get(name)
-        rows.append(
-            [
-                name,
-                _share_text(top1[name]),
-                "" if difference is None else _difference_text(difference),
-                "" if difference is None else f"{difference.gained} / {difference.lost}",
-                "" if difference is None else f"{difference.p_value:.2g}",
-                _share_text(top5[name]),
-            ]
-        )
-    table = Table(
-        "Accuracy in %, with 95 % intervals over images",
-        ["policy", "top-1", "difference to crop, points", "gained / lost", "McNemar p", "top-5"],
-        rows,
-        text_columns=("policy",),
-    )
-    return StudyReport(
-        title="Crop, pad or squish: a pretrained network",
-        question=QUESTION,
-        answers=[
-            *_quick_notes(options),
-            *(_answer(name, difference) for name, difference in differences.items()),
-        ],
-        tables=[table, _pretrained_shape_table(top1, images), _cost_table(images)],
-        figures={
-            "differences": interval_figure(
-                "Top-1 less that of crop",
-                [
-                    Estimate(label=name, value=100 * d.mean, low=100 * d.low, high=100 * d.high)
-                    for name, d in differences.items()
-                ],
-                across="points",
-                reference=0,
-            )
-        },
-        notes=[
-            *_pretrained_notes(images, record, size, own_side),
-            *_unreadable_notes(num_unreadable),
-        ],
-        settings=settings,
-    )
-
-
-def policy_line(hits: PolicyHits) -> str:
-    """Return the line of an evaluated policy.
-
-    Args:
-        hits: The recognised images.
-    """
-    return (
-        f"{hits.policy:<14} top-1 {hits.hits().mean():.1%}  top-5 {hits.hits(top=TOP).mean():.1%}"
-    )
-
-
-def _share_text(hits: Any) -> str:
-    low, high = wilson_interval(int(hits.sum()), len(hits))
-    return f"{100 * hits.mean():.1f} ({100 * low:.1f} to {100 * high:.1f})"
-
-
-def _difference_text(difference: PairedDifference) -> str:
-    return (
-        f"{100 * difference.mean:+.1f} ({100 * difference.low:+.1f} to"
-        f" {100 * difference.high:+.1f})"
-    )
-
-
-def _answer(name: str, difference: PairedDifference) -> str:
-    seen = "no difference seen"
-    if difference.is_seen:
-        seen = "better" if difference.mean > 0 else "worse"
-    return f"{name}, top-1 less that of {CROP}: {_difference_text(difference)} points: {seen}"
-
-
-def _pretrained_shape_table(top1: Mapping[str, Any], images: EvaluatedImages) -> Table:
-    shapes = shape_of(elongation(images.widths, images.heights))
-    counts = [int((shapes == index).sum()) for index in range(len(SHAPES))]
-    rows = [
-        [
-            name,
-            *(
-                _share_text(hits[shapes == index]) if counts[index] else "-"
-                for index in range(len(SHAPES))
-            ),
-        ]
-        for name, hits in top1.items()
-    ]
-    columns = ["policy", *(f"{s} ({counted(n, 'image')})"
-                           for s, n in zip(SHAPES, counts, strict=True))]  # fmt: skip
-    title = "Top-1 accuracy in % by the ratio of the longer side to the shorter one"
-    return Table(title, columns, rows, text_columns=("policy",))
-
-
-def _pretrained_notes(
-    images: EvaluatedImages, record: PhotographsRecord, size: int, own_side: int
-) -> Iterator[str]:
-    num_known = len(np.unique(images.labels))
-    yield (
-        f"{len(images.labels):,} images of {num_known:,} classes that the network knows by their"
-        f" names, of {record.num_evaluated:,} of {len(record.classes):,} classes; the highest score"
-        " is that among all classes of the network. Nothing was trained or chosen."
-    )
-    yield from _rectangle_notes(record)
-    yield f"Squares have {size} px, the network's input."
-    if own_side > size:
-        yield (
-            f"{OWN} scales the short side to {own_side} px and cuts the central {size} px: the"
-            " preprocessing that the network was trained for."
-        )
-    yield (
-        "Intervals: Wilson's for shares, and the bootstrap over images for differences, which are"
-        " paired by image; McNemar's test is exact. A difference is seen if its interval excludes 0"
-        " and p is below 0.05."
-    )
-    yield (
-        f"Images of split {record.evaluated} may be among those that the network was trained on:"
-        " then its accuracy is too high, and differences may be too small."
-    )
