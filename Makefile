@@ -10,7 +10,7 @@ VENV_PYTHON := .venv/bin/python
 TESSERAE := .venv/bin/tesserae
 # Quick tests often wait for processes, so more of them run than a small machine has cores; those of
 # one file share what they set up. Slow ones need the machine for themselves.
-AT_ONCE := --numprocesses=4 --dist=loadfile --no-loadscope-reorder
+AT_ONCE := --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 # A law with a thousand examples takes minutes on a busy machine.
 THOROUGH := --hypothesis-profile=thorough --timeout=600 -o faulthandler_timeout=580
 

@@ -13,6 +13,7 @@ arrows, and those to the bottom row of a panel.
 from __future__ import annotations
 
 import ast
+import functools
 import itertools
 import random
 import sys
@@ -88,20 +89,23 @@ def imports(package: str) -> dict[Room, set[Room]]:
     for path in sorted((ROOT / package).rglob("*.py")):
         room = path.relative_to(ROOT / package).parts[0].removesuffix(".py")
         if not room.startswith("__"):
-            names = [name.split(".") for name in _imported_names(path)]
+            names = [name.split(".") for name in _imported_names(path.read_text(encoding="utf-8"))]
             edges.setdefault(room, set()).update(
                 parts[1] for parts in names if parts[0] == package and len(parts) > 1
             )
     return {room: targets & edges.keys() - {room} for room, targets in edges.items()}
 
 
-def _imported_names(path: Path) -> Iterator[str]:
-    """Yield the dotted names of the modules that a file imports, and of what it takes from them."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+@functools.cache
+def _imported_names(source: str) -> tuple[str, ...]:
+    """Return the dotted names of the modules that a source text imports, and of what it takes."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += (f"{node.module}.{alias.name}" for alias in node.names)
+    return tuple(names)
 
 
 def contract_layers(package: str) -> list[list[Room]]:

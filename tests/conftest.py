@@ -1,5 +1,6 @@
 """Fixtures and Hypothesis profiles that all tests share."""
 
+import gc
 import logging
 import os
 import shutil
@@ -30,6 +31,18 @@ if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
+
+def _sync_nothing(file: int) -> None:
+    """Take the place of `os.fsync`: what tests write need not survive a power failure.
+
+    The journal of the file system took a fifth of the time of all tests. Programs that tests start
+    do sync, and what must be synced is checked there, or by a recorder in place of this.
+    """
+    os.fstat(file)  # as there, a closed file is an error
+
+
+os.fsync = _sync_nothing
+
 settings.register_profile("thorough", settings.get_profile("quick"), max_examples=1000)
 settings.load_profile("quick")
 
@@ -38,6 +51,17 @@ def pytest_configure(config: pytest.Config) -> None:
     """Share one fork server among the processes that run tests in parallel."""
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
         fork_server.share()
+
+
+def pytest_collection() -> None:
+    """Let no garbage be sought while tests are collected: what is imported then stays."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Take what is there now out of later searches, which would walk through it again and again."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -207,14 +207,6 @@ def recording(monkeypatch: pytest.MonkeyPatch, root: Path, inode: int = 0) -> It
         yield recorder.ops
 
 
-@contextmanager
-def without_fsync(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Skip all syncs, where a test does not check what survives."""
-    with monkeypatch.context() as patch:
-        patch.setattr(local.os, "fsync", lambda _: None)
-        yield
-
-
 def replay(ops: list[Op], disk: Disk | None = None) -> Disk:
     """Return the disk after *ops*."""
     disk = disk or Disk()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import importlib.util
 import inspect
 import itertools
@@ -98,6 +99,11 @@ def _options(parser):
         yield from _options(child)
 
 
+@functools.cache
+def _options_of(command):
+    return frozenset(_options(command_of(command)[1]))
+
+
 def test_every_page_is_in_the_navigation():
     """A page that the navigation lacks is never found, and a name without a page is a dead link."""
     nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
@@ -124,7 +130,7 @@ def test_the_reference_has_every_option(command):
     """The options of a command's parser and of its subparsers are in its section."""
     section = REFERENCE._section(command_of(command)[1], 2)
 
-    options = set(_options(command_of(command)[1])) - {"-h", "--help"}
+    options = _options_of(command) - {"-h", "--help"}
 
     shown = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", section))
     assert options <= shown
@@ -287,7 +293,7 @@ def test_every_source_file_and_folder_that_a_page_names_exists(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_option_that_a_page_names_exists(page):
     """A renamed option must not remain in any page."""
-    known = {option for name in COMMANDS for option in _options(command_of(name)[1])}
+    known = frozenset().union(*map(_options_of, COMMANDS))
     known |= FOREIGN_OPTIONS | {"--debug", "--help", *BENCHMARKS}
 
     named = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", page.read_text()))
@@ -305,7 +311,7 @@ def test_every_command_that_a_page_shows_accepts_its_options(page):
         for command, rest in shown
         if command in COMMANDS
         for option in re.findall(r"(?<![\w-])--[a-z][\w-]+", rest)
-        if option not in {*_options(command_of(command)[1]), "--help", "--debug"}
+        if option not in {*_options_of(command), "--help", "--debug"}
     }
 
     assert wrong == set()

@@ -140,7 +140,7 @@ def prepare_words(source: Path, store: Path) -> list[object]:
     return ["-m", "tesserae", "prepare", source, store, *shape]
 
 
-@pytest.mark.parametrize("start", ["forkserver", "spawn"])
+@pytest.mark.parametrize("start", ["forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_the_module_runs_as_the_command(tmp_path: Path, start: str) -> None:
     """Worker processes import it as their main module and do not run the command again."""
     source, store = make_folder(tmp_path / "source", 20), tmp_path / "store"

@@ -8,6 +8,7 @@ compared.
 
 import base64
 import contextlib
+import functools
 import importlib.metadata
 import importlib.util
 import re
@@ -102,7 +103,12 @@ def simd_of_pillow() -> str:
     matches.
     """
     spec = importlib.util.find_spec("PIL._imaging")
-    code = Path(spec.origin).read_bytes() if spec is not None and spec.origin else b""
+    return "none" if spec is None or not spec.origin else _vector_instructions(spec.origin)
+
+
+@functools.cache
+def _vector_instructions(library: str) -> str:
+    code = Path(library).read_bytes()
     if len(_VPMADDWD_YMM.findall(code)) > 16:
         return "AVX2"
     return "SSE4" if len(_PMADDWD_XMM.findall(code)) > 16 else "none"
@@ -150,6 +156,7 @@ def _resizer_digest(filter: str) -> str:
     return digest.hexdigest()
 
 
+@functools.cache
 def _synthetic_image(width: int, height: int, scale: int) -> Decoded:
     """Return an image of slopes, edges and grain from integers, the same on every machine."""
     size = (-(-width // scale), -(-height // scale))

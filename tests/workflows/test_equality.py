@@ -52,9 +52,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     "layout",
     [
-        pytest.param(layout, marks=pytest.mark.slow)
-        if layout.endswith((" gz", " plain")) or layout in ("tar", "class-tars", "webdataset")
-        else layout
+        pytest.param(layout, marks=[] if layout == "parquet hub" else [pytest.mark.slow])
         for layout in sorted(set(LAYOUTS) - {"folder"})
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from pipeline.store.fingerprint import fingerprint
 from pipeline.store.ledger import encode_ledger
 from pipeline.store.local import LocalObjects
 from pipeline.store.open import open_objects
-from tests.disk import without_fsync
 from tests.images import make_folder, prepare_inline
 from tests.inline import NoCluster, tesserae
 from workflows import cluster_kinds
@@ -37,8 +36,7 @@ DONE = layout.done("train")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepare a source and its store."""
     root = tmp_path_factory.mktemp("foreign")
-    with pytest.MonkeyPatch.context() as patch, without_fsync(patch):
-        prepare_inline(make_folder(root / "images", 11, bad=1), str(root / "store"), **CHOICES)
+    prepare_inline(make_folder(root / "images", 11, bad=1), str(root / "store"), **CHOICES)
     return root
 
 
@@ -314,10 +312,8 @@ ATTACKS: dict[str, Callable[[Path, Path], None]] = {
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster_kinds, "cluster_of", lambda args: NoCluster())
-    with without_fsync(monkeypatch):
-        yield
 
 
 @pytest.mark.parametrize(

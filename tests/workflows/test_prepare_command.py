@@ -216,6 +216,7 @@ def test_a_missing_split_is_reported_before_any_work(
     assert not (working_folder / "new").exists()
 
 
+@pytest.mark.slow
 def test_closed_output_does_not_stop_a_command(working_folder: Path) -> None:
     """A job without a terminal may start with closed descriptors."""
     command = f"{sys.executable} -m workflows"

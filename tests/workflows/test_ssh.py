@@ -156,7 +156,7 @@ def test_a_lost_host_is_connected_again(sshd: Sshd, tmp_path: Path) -> None:
     ("lines", "says"),
     [
         (["nowhere.invalid"], "cannot connect to nowhere.invalid"),
-        (["near python=/nowhere/python gpus=none"], "near: "),
+        pytest.param(["near python=/nowhere/python gpus=none"], "near: ", marks=pytest.mark.slow),
     ],
 )
 def test_an_unusable_host_is_named(

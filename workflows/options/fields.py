@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import inspect
 import pkgutil
 import types
@@ -182,9 +183,9 @@ class Options:
         Raises:
             ValueError: A value has the wrong type, or is outside its choices or its range.
         """
-        kinds = typing.get_type_hints(type(self))
+        kinds = _kinds_of(type(self))  # type: ignore[arg-type]
         for field in dataclasses.fields(self):
-            kind, value = Kind.of(kinds[field.name]), getattr(self, field.name)
+            kind, value = kinds[field.name], getattr(self, field.name)
             converted = kind.convert(value)
             if converted is not value:
                 object.__setattr__(self, field.name, converted)
@@ -305,6 +306,13 @@ class Kind:
         return f"{name} or None" if self.optional else name
 
 
+@functools.cache
+def _kinds_of(options: type[Options]) -> dict[str, Kind]:
+    """Return the kind of each field of an options class: to evaluate annotations takes long."""
+    hints = typing.get_type_hints(options)
+    return {field.name: Kind.of(hints[field.name]) for field in dataclasses.fields(options)}
+
+
 def flag_of(field: dataclasses.Field[Any]) -> Flag:
     """Return the description of a field that `option` or `argument` declared.
 
@@ -352,13 +360,13 @@ def add_flags(parser: argparse.ArgumentParser, options: type[Options]) -> None:
             without help.
         options: The class of the options.
     """
-    kinds = typing.get_type_hints(options)
+    kinds = _kinds_of(options)  # type: ignore[arg-type]
     groups: dict[str, Any] = {"options": parser}
     for field in _fields(options):
         heading = "options" if flag_of(field).positional else flag_of(field).group
         if heading not in groups:
             groups[heading] = parser.add_argument_group(heading)
-        _add(groups[heading], field, Kind.of(kinds[field.name]))
+        _add(groups[heading], field, kinds[field.name])
     for flag in options.PRINTING_FLAGS:
         group = groups.get(flag.group, parser)
         group.add_argument(flag.name, action=_Print, text=flag.text, help=flag.help)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.disk import without_fsync
 from tests.images import make_folder, prepare_inline
 from tests.pipeline.features.small import ROWS, SIZE, small_trunk
 
@@ -28,13 +27,11 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def images(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a store of the images, at 8 and 16 px."""
     store = tmp_path_factory.mktemp("images") / "store"
-    with pytest.MonkeyPatch.context() as patch, without_fsync(patch):
-        prepare_inline(source, str(store), sizes=(8, SIZE))
+    prepare_inline(source, str(store), sizes=(8, SIZE))
     return store
 
 
 @pytest.fixture
-def store(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def store(images: Path, tmp_path: Path) -> Path:
     """Return a copy of the store that a test may change."""
-    monkeypatch.setattr("pipeline.store.local.os.fsync", lambda _: None)
     return Path(shutil.copytree(images, tmp_path / "store"))

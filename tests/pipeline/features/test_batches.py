@@ -46,7 +46,6 @@ def test_the_pixels_equal_those_that_zarr_reads(
     chunk_rows: int, together: int,
 ) -> None:  # fmt: skip
     """The shards include the short last one, and the size of reads is arbitrary."""
-    monkeypatch.setattr("pipeline.store.local.os.fsync", lambda _: None)
     monkeypatch.setattr("pipeline.features.batches.READ_ROWS", together)
     choices = {"sizes": (SIZE,), "serves": SIZE, "codec": codec}
     prepare_inline(source, str(tmp_path), shard_rows=shard_rows, chunk_rows=chunk_rows, **choices)
@@ -67,11 +66,8 @@ def test_any_changed_byte_is_detected(store: Path) -> None:
             shard_of(store, 1)
 
 
-def test_any_changed_byte_of_a_compressed_shard_is_detected(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_any_changed_byte_of_a_compressed_shard_is_detected(source: Path, tmp_path: Path) -> None:
     """The change is detected before decompression, which may fail in any way on damaged data."""
-    monkeypatch.setattr("pipeline.store.local.os.fsync", lambda _: None)
     prepare_inline(source, str(tmp_path), sizes=(SIZE,), serves=SIZE, codec="zstd:3")
     file = tmp_path / "images.zarr/train" / str(SIZE) / "c.0.0.0.0"
     data = file.read_bytes()

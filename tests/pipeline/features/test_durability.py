@@ -11,7 +11,7 @@ import pytest
 from pipeline.store import features, layout, local
 from pipeline.store.features import FeatureCommit, FeatureFinishRecord, FeatureRecipe
 from pipeline.store.fingerprint import fingerprint
-from tests.disk import LOSSES, Disk, lay_out, recording, replay, without_fsync
+from tests.disk import LOSSES, Disk, lay_out, recording, replay
 from tests.pipeline.features.small import BOTH, files, make, problems
 
 
@@ -101,24 +101,19 @@ def test_records_vouch_only_for_durable_objects_at_every_operation(run: Recorded
             assert run.after(0).lose("strict")[f"store/{repaired}"] is not None
 
 
-def check_goes_on(
-    run: RecordedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
-) -> None:
+def check_goes_on(run: RecordedRun, tmp_path: Path, step: int) -> None:
     for prefix in range(3, len(run.ops) + 1, step):
         for loss in LOSSES:
             root = lay_out(run.after(prefix).lose(loss, seed=prefix), tmp_path / f"{prefix}-{loss}")
-            with without_fsync(monkeypatch):
-                make(root / "store", run.trunk, kinds=BOTH, repair=True)
+            make(root / "store", run.trunk, kinds=BOTH, repair=True)
             assert files(root / "store", run.name) == run.expected, (prefix, loss)
             assert problems(root / "store") == {}
             shutil.rmtree(root)
 
 
-def test_a_run_can_continue_after_a_power_loss(
-    run: RecordedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_can_continue_after_a_power_loss(run: RecordedRun, tmp_path: Path) -> None:
     """A few operations are interrupted, with each kind of loss of unsynced data."""
-    check_goes_on(run, tmp_path, monkeypatch, max(1, len(run.ops) // 2))
+    check_goes_on(run, tmp_path, max(1, len(run.ops) // 2))
 
 
 def check_killed(
@@ -168,10 +163,10 @@ def test_a_run_killed_at_any_operation_is_made_durable(
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_run_can_continue_after_a_power_loss_at_any_operation(
-    run: RecordedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: RecordedRun, tmp_path: Path
 ) -> None:
     """Every single operation is interrupted."""
-    check_goes_on(run, tmp_path, monkeypatch, 1)
+    check_goes_on(run, tmp_path, 1)
 
 
 def test_the_recipe_is_durable_before_the_first_shard(run: RecordedRun) -> None:

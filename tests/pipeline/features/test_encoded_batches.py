@@ -27,7 +27,6 @@ from pipeline.store.encoding import fitting_encoding
 from pipeline.store.features import FeatureOptions
 from pipeline.store.open import open_objects
 from pipeline.store.split import open_split
-from tests.disk import without_fsync
 from tests.encoded import prepare_encoded
 from tests.images import prepare_inline
 from tests.pipeline.features.small import BOTH, ROWS, SIZE, begin, files, make, problems
@@ -40,15 +39,13 @@ SMALL: dict[str, Any] = {"shard_rows": 8, "chunk_rows": 4}
 def encoded_images(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a store of encoded rows alone, without any squares."""
     store = tmp_path_factory.mktemp("encoded") / "store"
-    with pytest.MonkeyPatch.context() as patch, without_fsync(patch):
-        prepare_inline(source, str(store), sizes=(), encoded=ENCODINGS, **SMALL)
+    prepare_inline(source, str(store), sizes=(), encoded=ENCODINGS, **SMALL)
     return store
 
 
 @pytest.fixture
-def encoded(encoded_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def encoded(encoded_images: Path, tmp_path: Path) -> Path:
     """Return a copy of the store that a test may change."""
-    monkeypatch.setattr("pipeline.store.local.os.fsync", lambda _: None)
     return Path(shutil.copytree(encoded_images, tmp_path / "store"))
 
 

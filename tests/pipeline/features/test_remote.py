@@ -61,7 +61,8 @@ def test_remote_features_have_the_same_bytes_as_local_ones(
     assert extract.is_done(*run.context, BOTH)
 
 
-@pytest.mark.parametrize("arrives", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("arrives", [True, False])
 def test_a_run_continues_after_a_failed_write_of_any_object(
     images: Path, trunk: Path, store: Path, arrives: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,6 @@ from pipeline.ingest.shard_task import prepare_shard
 from pipeline.store import layout, records
 from pipeline.store.open import open_objects
 from tests.damage import Snapshot, category, choose, damage, files, snapshot, touched
-from tests.disk import without_fsync
 from tests.images import ENCODED, SMALL, make_folder, plan_inline, prepare_inline
 from tests.inline import repair_inline
 from workflows.preparation.verify import verify_split
@@ -66,9 +65,8 @@ def problem_names(store: Path, *, unfinished: bool = False) -> set[str]:
 
 
 def repair(monkeypatch: pytest.MonkeyPatch, store: Path, **options: str) -> int:
-    with without_fsync(monkeypatch):
-        splits = records.stored_splits(open_objects(str(store)))
-        return sum(repair_inline(monkeypatch, str(store), split, **options) for split in splits)
+    splits = records.stored_splits(open_objects(str(store)))
+    return sum(repair_inline(monkeypatch, str(store), split, **options) for split in splits)
 
 
 def check_random_damages(
@@ -86,7 +84,7 @@ def check_random_damages(
         assert touched(before, after) == {name}, (name, kind)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_random_damage_is_named_and_repaired(
     store: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
@@ -132,7 +130,7 @@ def test_damage_to_every_kind_of_file_is_named_and_repaired(
         layout.table("train"),
     ],
 )
-@pytest.mark.parametrize("kind", ["flip", "remove"])
+@pytest.mark.parametrize("kind", ["flip", pytest.param("remove", marks=pytest.mark.slow)])
 def test_a_record_and_a_shard_damaged_together_are_repaired(
     store: Path, monkeypatch: pytest.MonkeyPatch, record: str, kind: str
 ) -> None:
@@ -201,7 +199,8 @@ def test_a_commit_without_a_copy_is_rebuilt_with_its_shard(
     assert touched(before, after) == own
 
 
-@pytest.mark.parametrize("kind", ["flip", *MORE_KINDS])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["flip", "truncate", "remove"])
 def test_damage_to_an_unfinished_store_is_named_and_repaired(
     unfinished_store: Path,
     source: Path,
@@ -229,8 +228,7 @@ def test_damage_to_an_unfinished_store_is_named_and_repaired(
         layout.commit("train", shard) for shard in range(2)
     }
     assert problem_names(store, unfinished=True) == {layout.plan("train"), layout.plan("val")}
-    with without_fsync(monkeypatch):
-        prepare_both(source, store)
+    prepare_both(source, store)
     assert without_provenance(snapshot(store)) == without_provenance(snapshot(finished_store))
     assert problem_names(store, unfinished=True) == set()
 

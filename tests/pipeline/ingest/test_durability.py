@@ -12,7 +12,7 @@ from pipeline.ingest import verify
 from pipeline.store import commit, integrity, layout, local, records
 from pipeline.store.fingerprint import fingerprint
 from pipeline.store.open import open_objects
-from tests.disk import LOSSES, Disk, lay_out, recording, replay, without_fsync
+from tests.disk import LOSSES, Disk, lay_out, recording, replay
 from tests.images import SMALL, contents, make_folder, prepare_inline
 from tests.trace import operations, refused, trace
 
@@ -79,38 +79,33 @@ def problems(store: Path) -> list[integrity.Problem]:
     return [*split_records.problems, *wrong, *verify.check_finished(split_records), *metadata]
 
 
-def check_goes_on(run: RecordedPrepare, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with without_fsync(monkeypatch):
-        store = prepare(run.source, root, run.sizes)
+def check_goes_on(run: RecordedPrepare, root: Path) -> None:
+    store = prepare(run.source, root, run.sizes)
     assert contents(store) == run.expected
     assert problems(store) == []
 
 
-def check_every(
-    run: RecordedPrepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefixes: range
-) -> None:
+def check_every(run: RecordedPrepare, tmp_path: Path, prefixes: range) -> None:
     for number, prefix in enumerate(prefixes):
         disk = after(run, prefix)
         for loss in LOSSES:
             root = lay_out(disk.lose(loss, seed=prefix), tmp_path / f"{number}-{loss}")
-            check_goes_on(run, root, monkeypatch)
+            check_goes_on(run, root)
             shutil.rmtree(root)
 
 
-def test_a_run_can_continue_after_a_power_loss(
-    run: RecordedPrepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_can_continue_after_a_power_loss(run: RecordedPrepare, tmp_path: Path) -> None:
     """Every 48th operation is interrupted, with each kind of loss of unsynced data."""
-    check_every(run, tmp_path, monkeypatch, range(7, len(run.ops) + 1, 48))
+    check_every(run, tmp_path, range(7, len(run.ops) + 1, 48))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_run_can_continue_after_a_power_loss_at_any_operation(
-    run: RecordedPrepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: RecordedPrepare, tmp_path: Path
 ) -> None:
     """Every single operation is interrupted."""
-    check_every(run, tmp_path, monkeypatch, range(len(run.ops) + 1))
+    check_every(run, tmp_path, range(len(run.ops) + 1))
 
 
 def test_records_vouch_only_for_durable_objects_at_every_operation(run: RecordedPrepare) -> None:
@@ -196,8 +191,7 @@ def check_repeated_losses(
         left = disk.lose(str(rng.choice(LOSSES)), seed)
         assert broken_promises(left) == []
         shutil.rmtree(root)
-    with without_fsync(monkeypatch):
-        store = prepare(source, lay_out(left, tmp_path / f"{seed}-end"), BOTH_SIZES)
+    store = prepare(source, lay_out(left, tmp_path / f"{seed}-end"), BOTH_SIZES)
     assert contents(store) == expected_contents
     assert problems(store) == []
 

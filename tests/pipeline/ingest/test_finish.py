@@ -13,7 +13,7 @@ from pipeline.store import arrays, commit, layout, local, records, table
 from pipeline.store.local import LocalObjects
 from pipeline.store.open import open_objects
 from tests.damage import KINDS, damage, snapshot, touched
-from tests.disk import recording, without_fsync
+from tests.disk import recording
 from tests.images import SMALL, plan_inline, prepare_inline
 
 DERIVED = (
@@ -126,13 +126,12 @@ def test_an_object_store_is_finished_in_the_same_way(
     finished_store: Path, tmp_path: Path, monkeypatch
 ) -> None:
     """Objects that exist already are not written again."""
-    with without_fsync(monkeypatch):
-        url = f"memory://{tmp_path}"
-        prepare_inline(finished_store.parent / "images", url, **SMALL)
-        remote = open_objects(url)
-        puts: list[str] = []
-        monkeypatch.setattr(type(remote), "_pipe", lambda _, name, *__, **___: puts.append(name))
-        finish_split(url, "train", "train-again")
+    url = f"memory://{tmp_path}"
+    prepare_inline(finished_store.parent / "images", url, **SMALL)
+    remote = open_objects(url)
+    puts: list[str] = []
+    monkeypatch.setattr(type(remote), "_pipe", lambda _, name, *__, **___: puts.append(name))
+    finish_split(url, "train", "train-again")
     assert puts == []
     for name in DERIVED[:1] + DERIVED[3:]:
         assert remote.get(name) == (finished_store / name).read_bytes()

@@ -43,7 +43,8 @@ def epochs(store: str | Path, **words: Any) -> tuple[list[Any], set[str]]:
 
 
 @pytest.mark.parametrize(
-    "codec", ["zstd:3", "blosc-lz4", pytest.param("blosc-zstd:1", marks=pytest.mark.slow)]
+    "codec",
+    ["zstd:3", *(pytest.param(c, marks=pytest.mark.slow) for c in ("blosc-lz4", "blosc-zstd:1"))],
 )
 @pytest.mark.parametrize("chunk_rows", [pytest.param(1, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize("cache_bytes", [1, 2**20])

@@ -264,7 +264,15 @@ def test_an_invalid_rank_is_refused(rank: int | None, world: int | None) -> None
 # --- parts of the rows ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("launcher", [*sorted(LAUNCHERS), "process group"])
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        pytest.param(
+            name, marks=[] if name in ("torchrun", "process group") else [pytest.mark.slow]
+        )
+        for name in (*sorted(LAUNCHERS), "process group")
+    ],
+)
 @settings(max_examples=8)
 @given(
     world=st.integers(1, 9),

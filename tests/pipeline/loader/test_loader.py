@@ -413,6 +413,7 @@ def run_alone(code: str, *command: str) -> None:
     assert ended.returncode == 0, ended.stderr
 
 
+@pytest.mark.slow
 def test_a_low_limit_of_open_files_suffices(store: Path) -> None:
     """Shards are closed again, so that descriptors remain for other files."""
     code = f"""
@@ -795,7 +796,11 @@ if __name__ == "__main__":
     assert (ended.stdout, ended.returncode) == ("True\n", 0), ended.stderr
 
 
-@of_each_kind
+@pytest.mark.parametrize(
+    "kind",
+    [KINDS[0], pytest.param(KINDS[1], marks=pytest.mark.slow)],
+    ids=["squares", "encoded"],
+)
 def test_a_loader_imports_only_what_it_needs(store: Path, kind: dict[str, Any]) -> None:
     """Neither Dask nor Pillow nor zarr is imported; of encoded rows, other files need Pillow."""
     code = f"""

@@ -115,6 +115,7 @@ def test_a_remote_store_has_the_same_bytes_as_a_local_one(
     assert arrays.read_small(objects, "train", "status").tolist().count(0) == 5
 
 
+@pytest.mark.slow
 def test_a_run_resumes_after_a_failed_put(
     source: Path, url: str, local_store: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

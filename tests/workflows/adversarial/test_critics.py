@@ -108,8 +108,19 @@ def test_invalid_sizes_and_norms_are_refused() -> None:
         ConvCritic(8, classes=2, condition="x")
 
 
-@pytest.mark.parametrize("norm", ["batch", "layer", "spectral", "none"])
-@pytest.mark.parametrize("kind", [ConvCritic, ResidualCritic])
+@pytest.mark.parametrize(
+    ("kind", "norm"),
+    [
+        (ConvCritic, "batch"),
+        (ConvCritic, "none"),
+        (ResidualCritic, "layer"),
+        (ResidualCritic, "spectral"),
+        pytest.param(ConvCritic, "layer", marks=pytest.mark.slow),
+        pytest.param(ConvCritic, "spectral", marks=pytest.mark.slow),
+        pytest.param(ResidualCritic, "batch", marks=pytest.mark.slow),
+        pytest.param(ResidualCritic, "none", marks=pytest.mark.slow),
+    ],
+)
 def test_a_critic_can_reject_grey_images(kind: Any, norm: str) -> None:
     """A critic learns to reject a generator of grey images.
 

@@ -14,7 +14,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from pipeline.errors import TesseraeError
 from pipeline.loader import Loader
@@ -86,6 +85,9 @@ def test_an_interval_is_that_of_wilson(hits: int, count: int, low: float, high: 
 @given(seed=st.integers(0, 10**6), n=st.integers(1, 200), classes=st.integers(2, 6))
 def test_the_calibration_error_is_that_of_torchmetrics(seed: int, n: int, classes: int) -> None:
     """Random predictions have the same error in 15 bins; counts repeat images."""
+    # Not at the top: it takes seconds to import, in each process that runs tests.
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
     generator = torch.Generator().manual_seed(seed)
     probabilities = torch.randn(n, classes, generator=generator).mul(2).softmax(1).double()
     labels = torch.randint(classes, (n,), generator=generator)

@@ -68,7 +68,13 @@ def test_every_network_is_in_the_table() -> None:
     assert sorted(PUBLISHED) == sorted(NETWORKS)
 
 
-@pytest.mark.parametrize("network", PUBLISHED)
+@pytest.mark.parametrize(
+    "network",
+    [
+        pytest.param(n, marks=[pytest.mark.slow] if n.startswith(("resnet10", "resnet15")) else [])
+        for n in PUBLISHED
+    ],
+)
 def test_a_network_has_its_published_parameters(network: str) -> None:
     """All of them are in one block of the trunk or in the last layers, in order."""
     classes, count, blocks = PUBLISHED[network]

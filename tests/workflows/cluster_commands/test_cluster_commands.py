@@ -126,6 +126,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_folder(tmp_path_factory.mktemp("source") / "train", 80)
 
 
+@pytest.mark.slow
 def test_a_shared_cluster_gives_the_same_bytes(
     standing: Standing, source: Path, tmp_path: Path
 ) -> None:
@@ -394,7 +395,7 @@ def test_an_unreachable_scheduler_is_reported_at_once(tmp_path: Path, source: Pa
         assert command.wait() == 130
 
 
-@pytest.mark.parametrize("stop", [False, True])
+@pytest.mark.parametrize("stop", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_unresponsive_scheduler_times_out(tmp_path: Path, stop: bool) -> None:
     """Ctrl-C ends the wait earlier."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -509,7 +510,7 @@ def test_an_invalid_cluster_address_is_refused(
         (("scheduler", "--dashboard-port", "70000"), "--dashboard-port is 70000"),
         (("wait", "tcp://127.0.0.1:1", "--timeout", "nan"), "--timeout is nan"),
         (("units", ".", "--address", "foo"), "is not the address of a scheduler"),
-        (("units", ".", "--address", "tls://a:1", "--certs", "/a b"), "expected no spaces"),
+        (("units", ".", "--address", "tls://127.0.0.1:1", "--certs", "/a b"), "expected no spaces"),
     ],
 )
 def test_public_ports_need_certificates_or_insecure(
@@ -525,7 +526,8 @@ def test_public_ports_need_certificates_or_insecure(
     assert says in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", pytest.param("::1", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("host", ["0.0.0.0", "::1"])
 def test_insecure_and_ipv6_addresses_are_accepted(tmp_path: Path, host: str) -> None:
     """The scheduler listens on all interfaces, or on an IPv6 address."""
     words = ("--host", host, "--insecure", "--port", free_port(), "--dashboard-port", free_port())

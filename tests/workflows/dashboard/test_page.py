@@ -60,6 +60,7 @@ visit(document); return texts.join(' ');
 """A script that returns the text of the page, which bokeh puts into shadow roots."""
 
 
+@pytest.mark.slow
 def test_page_json_and_metrics_show_the_figures_of_the_run(
     source: Path, tmp_path: Path, chromium: Any
 ) -> None:

@@ -67,6 +67,7 @@ def trained(small: Small) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_maps_images_and_words_into_one_space(small: Small, trained: Path) -> None:
     """The vectors computed from pixels equal those computed from stored features."""
     from pipeline.features.reader import open_features

@@ -107,6 +107,7 @@ def test_reads_of_staged_copies_are_measured(
     assert list((tmp_path / "stage").glob("*/.use"))
 
 
+@pytest.mark.slow
 def test_emulated_accelerators_are_counted(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

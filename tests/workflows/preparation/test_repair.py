@@ -10,7 +10,6 @@ from pipeline.images import probe, rows
 from pipeline.store import layout
 from tests.commands import run
 from tests.damage import damage, snapshot, touched
-from tests.disk import without_fsync
 from tests.images import ENCODED, SMALL, SMALL_OPTIONS, contents, jpeg, make_folder, prepare_inline
 from tests.inline import tesserae
 from tests.pipeline.sources.layouts import tar_bytes
@@ -24,9 +23,8 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    with without_fsync(monkeypatch):
-        prepare_inline(source, str(tmp_path / "store"), encoded=ENCODED, **SMALL)
+def store(source: Path, tmp_path: Path) -> Path:
+    prepare_inline(source, str(tmp_path / "store"), encoded=ENCODED, **SMALL)
     return tmp_path / "store"
 
 
@@ -261,8 +259,7 @@ def test_a_recipe_is_restored_from_the_ledger_of_another_split(
     source: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The ledger of every split has a copy of the recipe."""
-    with without_fsync(monkeypatch):
-        prepare_inline(source, str(store), split="val", **SMALL)
+    prepare_inline(source, str(store), split="val", **SMALL)
     before = snapshot(store)
     lose(store, layout.RECIPE, layout.ledger("train"))
     assert tesserae(monkeypatch, "repair", store) == 0

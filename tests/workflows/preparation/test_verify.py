@@ -13,7 +13,6 @@ from pipeline.store.fingerprint import fingerprint
 from pipeline.store.ledger import encode_ledger, read_ledger
 from pipeline.store.local import LocalObjects
 from tests.damage import damage, snapshot, touched
-from tests.disk import without_fsync
 from tests.images import SMALL, SMALL_OPTIONS, jpeg, make_folder, prepare_inline
 from tests.inline import tesserae
 from tests.pipeline.sources.layouts import tar_bytes
@@ -25,9 +24,8 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    with without_fsync(monkeypatch):
-        prepare_inline(source, str(tmp_path / "store"), **SMALL)
+def store(source: Path, tmp_path: Path) -> Path:
+    prepare_inline(source, str(tmp_path / "store"), **SMALL)
     return tmp_path / "store"
 
 

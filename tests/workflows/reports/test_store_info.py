@@ -10,7 +10,6 @@ import pytest
 
 from pipeline.store import layout
 from tests.damage import KINDS, damage, files, snapshot, touched
-from tests.disk import without_fsync
 from tests.images import ENCODED, SMALL, SMALL_OPTIONS, jpeg, make_folder, prepare_inline
 from tests.inline import tesserae
 
@@ -191,8 +190,7 @@ def test_names_are_escaped_in_the_terminal(
     folder.mkdir(parents=True)
     for index, name in enumerate(names):
         (folder / name).write_bytes(jpeg(index)[:300])
-    with without_fsync(monkeypatch):
-        prepare_inline(tmp_path / "images", str(tmp_path / "store"), **SMALL)
+    prepare_inline(tmp_path / "images", str(tmp_path / "store"), **SMALL)
     output = info_output(monkeypatch, capsys, tmp_path / "store")
     assert all(c.isprintable() or c == "\n" for c in output)
     assert r"\x1b[2J\x1b]0;owned\x07.JPEG" in output
@@ -209,8 +207,7 @@ def test_more_quarantined_names_than_fit_are_counted(
 ) -> None:
     """The option `--all` lists all of them."""
     make_folder(tmp_path / "images", 60, bad=55)
-    with without_fsync(monkeypatch):
-        prepare_inline(tmp_path / "images", str(tmp_path / "store"), shard_rows=64, chunk_rows=4)
+    prepare_inline(tmp_path / "images", str(tmp_path / "store"), shard_rows=64, chunk_rows=4)
     output = info_output(monkeypatch, capsys, tmp_path / "store")
     assert output.count(": truncated, ") == 50
     assert "... and 5 more; --all lists them" in output

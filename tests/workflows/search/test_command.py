@@ -221,6 +221,7 @@ after_import("workflows.cli", known)
 """
 
 
+@pytest.mark.slow
 def test_a_page_is_served_until_ctrl_c(store: str, tmp_path: Path) -> None:
     """The command prints the URL and leaves no process; a taken port is one sentence."""
     hook = HOOK.format(root=str(Path(__file__).parents[3]), store=store)

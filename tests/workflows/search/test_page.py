@@ -217,7 +217,7 @@ def test_the_page_can_be_used_with_the_keyboard(page: Page) -> None:
     assert page.focused() == "query"
 
 
-@pytest.mark.parametrize("events", [DROP, "paste"])
+@pytest.mark.parametrize("events", [DROP, pytest.param("paste", marks=pytest.mark.slow)])
 def test_an_image_is_uploaded(page: Page, events: str) -> None:
     """An image is dropped or pasted, shown, combined with words and removed."""
     page.drag(events, png(3))
@@ -267,8 +267,12 @@ def test_an_evicted_image_is_uploaded_again(page: Page, running: Running) -> Non
     ("data", "expected"),
     [
         (b"hello", "the file is not an image (a text file): expected JPEG"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "the file is a HEIC image"),
-        (b"\xff\xd8\xff\xe0 cut off", "cannot be read"),
+        pytest.param(
+            b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+            "the file is a HEIC image",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(b"\xff\xd8\xff\xe0 cut off", "cannot be read", marks=pytest.mark.slow),
         (21 * 2**20, "is too large: expected at most 20 MB"),
         (None, "Only files can be dropped here"),
     ],

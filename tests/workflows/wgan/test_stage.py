@@ -50,7 +50,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_store(tmp_path_factory.mktemp("small"), encoded=(ENCODED,))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+SLOW_KINDS = {"concatenated", "perceptron", "bfloat16"}
+"""Kinds that combine what others have; each takes seconds."""
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(k, marks=[pytest.mark.slow] if k in SLOW_KINDS else []) for k in KINDS],
+)
 def test_a_resumed_stage_equals_an_uninterrupted_one(store: Path, kind: str) -> None:
     """A stage resumed between any two updates is bit-identical to an uninterrupted one."""
     updates = 11
