@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import signal
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests import browser
+from workflows.terminal.signals import STOP_SIGNALS
 
 
 @pytest.fixture(autouse=True)
@@ -17,6 +20,16 @@ def _one_thread() -> None:
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """Undo what a command does to its process: it handles signals, and ignores them as it ends."""
+    before = {stop: signal.getsignal(stop) for stop in STOP_SIGNALS}
+    yield
+    for stop, handler in before.items():
+        signal.signal(stop, handler)
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -57,13 +55,9 @@ MOMENTS = {
 
 
 @pytest.fixture(autouse=True)
-def _listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = {stop: signal.getsignal(stop) for stop in signals.STOP_SIGNALS}
+def _listening(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals, "_last", float("-inf"))
     signals.install_handlers()
-    yield
-    for stop, handler in before.items():
-        signal.signal(stop, handler)
 
 
 def check_stopped(command: Command, number: int, times: int) -> None:
@@ -144,7 +138,7 @@ def test_a_signal_is_deferred_until_a_block_has_ended() -> None:
     def block() -> None:
         with signals.deferred_signals():
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
-                os.kill(os.getpid(), number)
+                signal.raise_signal(number)
             done.append(1)
 
     with pytest.raises(KeyboardInterrupt):
@@ -160,7 +154,7 @@ def test_a_second_signal_does_not_replace_the_first_interrupt() -> None:
             raise KeyboardInterrupt("so far")
         finally:
             with signals.deferred_signals():
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt, match="so far"):
         stopped()
@@ -172,11 +166,11 @@ def test_repeated_signals_are_debounced(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(signals, "DEBOUNCE_SECONDS", 3600.0)
         monkeypatch.setattr(signals, "_last", float("-inf"))
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), stop)
-        os.kill(os.getpid(), stop)
+            signal.raise_signal(stop)
+        signal.raise_signal(stop)
         monkeypatch.setattr(signals, "DEBOUNCE_SECONDS", 0.0)
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), stop)
+            signal.raise_signal(stop)
 
 
 def test_an_error_in_the_block_takes_precedence() -> None:
@@ -184,7 +178,7 @@ def test_an_error_in_the_block_takes_precedence() -> None:
 
     def failing() -> None:
         with signals.deferred_signals():
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
