@@ -230,7 +230,7 @@ def point_figure(
             Text(MARGIN, 22, title, role="title"),
             Text(MARGIN, 22 + LINE_HEIGHT, upwards),
             Text((left + right) / 2, bottom + 38, across, "middle"),
-            *_placed(labels, marks, right),
+            *_placed(labels, marks, left, right),
         ),
         tuple(Tick(at_x(level), _number(level)) for level in x_levels),
         tuple(Tick(at_y(level), _number(level)) for level in levels),
@@ -256,8 +256,10 @@ def _with_legend(figure: Figure, names: Sequence[str]) -> Figure:
     return replace(figure, height=y + 12, texts=(*figure.texts, *texts), legend=tuple(dots))
 
 
-def _placed(labels: Sequence[Text], marks: Sequence[PlottedPoint], right: float) -> list[Text]:
-    """Return the labels of points, moved to where they cover neither each other nor points.
+def _placed(
+    labels: Sequence[Text], marks: Sequence[PlottedPoint], left: float, right: float
+) -> list[Text]:
+    """Return the labels of points, moved to where they cover neither each other, points nor axes.
 
     A label that finds no free position is left out: its value is in the table beside the figure.
     """
@@ -269,12 +271,12 @@ def _placed(labels: Sequence[Text], marks: Sequence[PlottedPoint], right: float)
         for dx, dy in ((8, 4), (-8 - width, 4), (-width / 2, -9), (-width / 2, 18), (8, -9),
                        (8, 18), (-8 - width, -9), (-8 - width, 18)):  # fmt: skip
             x, y = label.x + dx, label.y + dy
-            box = (x, y - 11, x + width, y + 3)
-            if x < MARGIN or x + width > right + MARGIN or any(_overlap(box, b) for b in occupied):
-                continue
-            occupied.append(box)
-            placed.append(replace(label, x=x, y=y))
-            break
+            box = (x - 3, y - 11, x + width + 3, y + 3)
+            inside = left <= box[0] and x + width <= right + MARGIN
+            if inside and not any(_overlap(box, b) for b in occupied):
+                occupied.append(box)
+                placed.append(replace(label, x=x, y=y))
+                break
     return placed
 
 

@@ -209,7 +209,7 @@ def conclusions(
     for arm in arms:
         if arm == base or not {arm, base} <= finished:
             continue
-        subject = f"{arm}, {metric.heading} less that of {base}"
+        subject = f"{arm}, {metric.heading} minus that of {base}"
         difference = difference_of(runs, arm, base, metric.name)
         if difference is None:
             yield f"{subject}: undefined, as no seed has it in both"

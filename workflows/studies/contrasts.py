@@ -103,7 +103,7 @@ def difference(level: str, base: str) -> Contrast:
         level: The name of an arm.
         base: The name of the arm that is subtracted.
     """
-    return Contrast(label=f"{level} less {base}", weights={level: 1.0, base: -1.0})
+    return Contrast(label=f"{level} minus {base}", weights={level: 1.0, base: -1.0})
 
 
 def main_effect(factors: Factors, factor: str, level: str, base: str) -> Contrast:
@@ -123,7 +123,7 @@ def main_effect(factors: Factors, factor: str, level: str, base: str) -> Contras
         for chosen, sign in ((level, 1.0), (base, -1.0)):
             levels = [*combination[:position], chosen, *combination[position:]]
             weights[arm_name(levels)] = sign / len(combinations)
-    return Contrast(label=f"{level} less {base}, over {' and '.join(averaged)}", weights=weights)
+    return Contrast(label=f"{level} minus {base}, over {' and '.join(averaged)}", weights=weights)
 
 
 def interaction(
@@ -142,7 +142,7 @@ def interaction(
         for arm, weight in main_effect(fixed, *first).weights.items():
             weights[arm] = sign * weight
     return Contrast(
-        label=f"the effect of {first[1]} with {second[1]} less that with {second[2]}",
+        label=f"the effect of {first[1]} with {second[1]} minus that with {second[2]}",
         weights=weights,
     )
 

@@ -47,7 +47,7 @@ class RecordedStudyOptions(StudyOptions):
     quick: bool = option(
         False,
         "run a small version in less than three minutes, which shows that the study works; its"
-        " figures answer nothing",
+        " figures support no conclusion",
         implied="the full study",
     )
 
@@ -57,6 +57,13 @@ class RecordedStudyOptions(StudyOptions):
         if self.out is not None:
             return self.out
         return Path("runs", f"{self.STUDY}-quick" if self.quick else self.STUDY)
+
+    @property
+    def cautions(self) -> list[str]:
+        """What the report must say first: that these are the figures of the small version."""
+        if not self.quick:
+            return []
+        return ["This is the small version, --quick: its figures support no conclusion."]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,7 +52,7 @@ def test_an_arm_without_the_metric_is_named() -> None:
     diverged = [StudyRun(arm="pad", seed=seed, metrics={}, seconds=1.0) for seed in range(2)]
     runs = [*runs_of(crop=[0.5, 0.6]), *diverged]
     assert list(conclusions(runs, ["crop", "pad", "squish"], ACCURACY, base="crop")) == [
-        "pad, top-1 less that of crop: undefined, as no seed has it in both"
+        "pad, top-1 minus that of crop: undefined, as no seed has it in both"
     ]
 
 
@@ -69,7 +69,7 @@ def test_only_an_interval_without_zero_is_a_difference(values: list[float], verd
     """The direction in which the metric is better decides the word."""
     runs = runs_of(crop=[0.5, 0.6, 0.7], pad=values)
     (line,) = conclusions(runs, ["crop", "pad"], ACCURACY, base="crop")
-    assert line.startswith("pad, top-1 less that of crop: ")
+    assert line.startswith("pad, top-1 minus that of crop: ")
     assert verdict in line
 
 

@@ -100,7 +100,7 @@ def test_a_short_name_stands_before_the_label() -> None:
     runs = runs_of(lambda *levels: 1.0)
     named = replace(main_effect(FACTORS, "clip", "yes", "no"), name="clip")
     text = named.conclusion(runs, METRIC)
-    assert text.startswith("clip (yes less no, over loss and optimiser), value: +0.000")
+    assert text.startswith("clip (yes minus no, over loss and optimiser), value: +0.000")
     assert [row.label for row in estimates(runs, [named], METRIC)] == ["clip"]
     assert contrast_table("effects", runs, [named], [METRIC]).rows[0][0] == "clip"
 

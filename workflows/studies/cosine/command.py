@@ -213,7 +213,7 @@ def _report(
     names = [vector_set.name for vector_set in sets]
     lengths = {s.name: measure_lengths(s.vectors).lengths for s in sets}
     tables = [summary.norm_table({name: norm_quantiles(v) for name, v in lengths.items()})]
-    answers: list[str] = []
+    answers = options.cautions
     figures = {"hubness": summary.hubness_figure(names, runs)}
     for vector_set in sets:
         name = vector_set.name
@@ -266,6 +266,4 @@ def _notes(
         for vector_set in sets
         if vector_set.labels is not None and vector_set.name not in labelled
     ]
-    if options.quick:
-        notes.insert(0, "This is the small version of the study: its figures answer nothing.")
     return notes

@@ -46,7 +46,7 @@ def sample_of(vector_set: VectorSet, rows: int, seed: int) -> Rows:
 
 
 def in_form(vectors: Doubles, form: str) -> Doubles:
-    """Return vectors in one of `FORMS`: as they are, scaled to length 1, or less their mean.
+    """Return vectors in one of `FORMS`: as they are, scaled to length 1, or minus their mean.
 
     Args:
         vectors: (n, d) float64, not zero.

@@ -58,7 +58,7 @@ class Space:
 
     @cached_property
     def centred(self) -> Space:
-        """The vectors less their mean."""
+        """The vectors minus their mean."""
         return Space(self.vectors - self.mean)
 
     @cached_property

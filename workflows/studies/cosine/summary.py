@@ -126,7 +126,7 @@ def hubness_figure(set_names: Sequence[str], runs: Sequence[StudyRun]) -> Figure
         )
     ]
     return interval_figure(
-        f"Hubness of the {K} nearest: 0 is even, larger is worse", rows,
+        f"Hubness of the {K} nearest: 0 is symmetric, larger is worse", rows,
         across="skewness of how often a vector is a neighbour", reference=0,
     )  # fmt: skip
 
@@ -171,7 +171,7 @@ def precision_figure(set_name: str, runs: Sequence[StudyRun]) -> Figure:
             mean, low, high = values
             rows.append(Estimate(label=measure, value=mean, low=low, high=high))
     return interval_figure(
-        f"{set_name.capitalize()}: neighbours of the same class, less those by cosine", rows,
+        f"{set_name.capitalize()}: neighbours of the same class, minus those by cosine", rows,
         across=f"points of precision@{K}", reference=0,
     )  # fmt: skip
 

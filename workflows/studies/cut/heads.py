@@ -267,7 +267,7 @@ def run_devise(products: Doubles, task: DeviseTask) -> dict[str, float]:
     Returns:
         `hit1` and `hit5`, the hit@k of images of unseen classes among these, for k up to their
         number; `validation_hit5`, the hit@k of validation classes among these, with their number
-        less 1 as k if that is smaller than 5; `random_hit5`, the control with random vectors;
+        minus 1 as k if that is smaller than 5; `random_hit5`, the control with random vectors;
         `devise_penalty`, the penalty with the best hit@k on validation classes; and
         `devise_seconds`, the CPU time of both heads.
     """

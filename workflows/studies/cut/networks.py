@@ -65,6 +65,12 @@ class Network:
         return larger[-1] if larger else None
 
     @property
+    def after_last_down_sampling(self) -> Cut | None:
+        """The cut after `before_last_down_sampling`; None if there is no down-sampling."""
+        before = self.before_last_down_sampling
+        return None if before is None else self.cuts[self.cuts.index(before) + 1]
+
+    @property
     def before_last_block(self) -> Cut:
         """The cut before the last block."""
         return self.cuts[-2]

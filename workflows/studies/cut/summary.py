@@ -31,9 +31,11 @@ JUDGED = {
 CHOSEN = "chosen by validation"
 """The name of the arm that each seed chooses by its validation images or classes."""
 DOWN_SAMPLING = "before the last down-sampling"
-"""The first version of the lesson's cut: the last block before the map becomes its smallest."""
+"""The cut of the notebook's first version: the last block before the map becomes its smallest."""
+AFTER_DOWN_SAMPLING = "after the last down-sampling"
+"""The cut of the notebook's released version: the first block with the smallest map."""
 LAST_BLOCK = "before the last block"
-"""The second version of the lesson's cut."""
+"""The cut that the text of the notebook names."""
 
 
 def run_line(run: StudyRun) -> str:
@@ -71,15 +73,13 @@ def report_of(study: CutStudy, runs: Sequence[StudyRun]) -> StudyReport:
         answers += [f"{network.name}: {answer}" for answer in answers_of(network, arms, own)]
         notes += [f"{network.name}: {note}" for note in _network_notes(study, network, own)]
         figures |= _figures(network, arms, own, f"-{number + 1}" if len(study.networks) > 1 else "")
-    if study.options.quick:
-        answers.insert(0, "This is the small version of --quick, whose figures answer nothing.")
     return StudyReport(
         title="Where to cut a network",
         question=(
             "After which block, pooled or not, are the features of a network worth storing: for a"
             " linear probe, and for DeViSE on unseen classes?"
         ),
-        answers=answers,
+        answers=[*study.options.cautions, *answers],
         tables=tables,
         figures=figures,
         notes=[*notes, *_notes(study)],
@@ -223,19 +223,21 @@ def _chosen_labels(
 
 
 def beliefs(network: Network) -> dict[str, Cut]:
-    """Return the lesson's cuts of a network by their descriptions.
+    """Return the lesson's cuts of a network by their descriptions, each cut once.
 
-    The first version of the notebook cuts before the last down-sampling, the released one before
-    the block after it: of a network with few blocks after the down-sampling, the last one.
+    The first version of the notebook cuts a ResNet before the last down-sampling, and the released
+    one a block later. Its text says that the cut is before the last bottleneck.
 
     Args:
         network: The network.
     """
-    first = network.before_last_down_sampling
-    named = {} if first is None else {DOWN_SAMPLING: first}
-    if network.before_last_block != first:
-        named[LAST_BLOCK] = network.before_last_block
-    return named
+    named = {
+        DOWN_SAMPLING: network.before_last_down_sampling,
+        LAST_BLOCK: network.before_last_block,
+        AFTER_DOWN_SAMPLING: network.after_last_down_sampling,
+    }
+    names = {cut: name for name, cut in reversed(named.items())}
+    return {names[cut]: cut for cut in network.cuts[:-1] if cut in names}
 
 
 def _compared(runs: Sequence[StudyRun], arm: str, base: str, metric: StudyMetric) -> str:
@@ -263,7 +265,7 @@ def _table(
     for metric in metrics:
         columns.append(metric.column)
         if metric.name in JUDGED:
-            columns.append(f"{metric.heading} less {END}, points")
+            columns.append(f"{metric.heading} minus {END}, points")
     shapes = {arm.label: _shape(arm) for arm in arms}
     rows = []
     for label in (*shapes, *(f"{CHOSEN} ({name})" for name in JUDGED)):
@@ -320,7 +322,7 @@ def _shape(arm: CutArm) -> str:
 
 def _belief_table(network: Network, arms: Sequence[CutArm], runs: Sequence[StudyRun]) -> Table:
     columns = ["the lesson's cut", "features", "bytes, of end's"]
-    columns += [f"{metric.heading} less {END}, points" for metric, _ in JUDGED.values()]
+    columns += [f"{metric.heading} minus {END}, points" for metric, _ in JUDGED.values()]
     rows = []
     for belief, cut in beliefs(network).items():
         for form in cut.forms:
@@ -345,6 +347,7 @@ def _figures(
     network: Network, arms: Sequence[CutArm], runs: Sequence[StudyRun], suffix: str
 ) -> dict[str, Figure]:
     figures = {}
+    named = {network.cuts[0], *beliefs(network).values()}
     for metric, _ in JUDGED.values():
         series: dict[str, list[Point]] = {}
         for arm in arms:
@@ -357,7 +360,7 @@ def _figures(
                 y=100 * interval.mean,
                 low=100 * interval.low if interval.has_interval else None,
                 high=100 * interval.high if interval.has_interval else None,
-                label=END if arm.form == END else "" if arm.cut is None else short_name(arm.cut),
+                label=END if arm.form == END else short_name(arm.cut) if arm.cut in named else "",
             )
             series.setdefault(name, []).append(point)
         ordered = {form: series[form] for form in (POOLED, MAP, EARLY, PIXELS) if form in series}
@@ -407,6 +410,11 @@ def _network_notes(study: CutStudy, network: Network, runs: Sequence[StudyRun]) 
         f"heads learn from {images.num_train:,} images of the split train of {images.store} and are"
         f" tested on {len(images.test_labels):,} of val, of {stored} px{resized}"
     )
+    cuts = [f"{short_name(cut)} {belief}" for belief, cut in beliefs(network).items()]
+    yield (
+        f"labels of figures: {short_name(network.cuts[0])}, the first block; {', '.join(cuts)};"
+        f" {END}. Where there is no room, a label is left out."
+    )
     # Without the copies of runs that validation chooses.
     labels = {arm.label for arm in study.arms.values() if arm.network is network}
     penalties = [
@@ -450,7 +458,4 @@ def _notes(study: CutStudy) -> Iterator[str]:
         " for 224 px as in the notebook, and the remaining blocks, which were trained on whole"
         " maps, run on it without further training. On the whole map they compute the features of"
         f" {END} exactly: the difference to {END} is what pooling early costs."
-    )
-    yield (
-        "Labels of figures are the numbers of blocks; where there is no room, a label is left out."
     )

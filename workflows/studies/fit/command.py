@@ -24,7 +24,6 @@ from workflows.studies.fit.pretrained import (
     open_pretrained,
 )
 from workflows.studies.fit.pretrained_summary import policy_line, pretrained_report
-from workflows.studies.fit.report_parts import QUICK_NOTE
 from workflows.studies.fit.stores import FitStores, evaluated_images, prepare_stores
 from workflows.studies.fit.training import QueryHits, Training, train_and_evaluate
 from workflows.studies.fit.training_summary import run_line, training_report
@@ -72,8 +71,8 @@ def fit(options: FitOptions) -> int:
     with results.locked():
         results.check_settings(settings)
         print(f"results: {results.path}")
-        if options.quick:
-            print(QUICK_NOTE, flush=True)
+        for caution in options.cautions:
+            print(caution, flush=True)
         try:
             record = collect(options, results.path)
             if options.trunk is None:

@@ -19,7 +19,7 @@ class PairedDifference:
     """The difference of two shares of hits over the same images."""
 
     mean: float
-    """The share of the first less that of the second, -1 to 1."""
+    """The share of the first minus that of the second, -1 to 1."""
     low: float
     """The lower end of the 95 % interval."""
     high: float

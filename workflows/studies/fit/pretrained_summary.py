@@ -19,7 +19,6 @@ from workflows.studies.fit.pretrained import OWN, PolicyHits
 from workflows.studies.fit.report_parts import (
     QUESTION,
     cost_table,
-    quick_notes,
     rectangle_notes,
     unreadable_notes,
 )
@@ -77,13 +76,13 @@ def pretrained_report(
         title="Crop, pad or squish: a pretrained network",
         question=QUESTION,
         answers=[
-            *quick_notes(options),
+            *options.cautions,
             *(_answer(name, difference) for name, difference in differences.items()),
         ],
         tables=[table, _shape_table(top1, images), cost_table(images)],
         figures={
             "differences": interval_figure(
-                "Top-1 less that of crop",
+                "Top-1 minus that of crop",
                 [
                     Estimate(label=name, value=100 * d.mean, low=100 * d.low, high=100 * d.high)
                     for name, d in differences.items()
@@ -127,7 +126,7 @@ def _answer(name: str, difference: PairedDifference) -> str:
     seen = "no difference seen"
     if difference.is_seen:
         seen = "better" if difference.mean > 0 else "worse"
-    return f"{name}, top-1 less that of {CROP}: {_difference_text(difference)} points: {seen}"
+    return f"{name}, top-1 minus that of {CROP}: {_difference_text(difference)} points: {seen}"
 
 
 def _shape_table(top1: Mapping[str, Any], images: EvaluatedImages) -> Table:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from workflows.reports.table import Table
-from workflows.studies.fit.options import FitOptions
 from workflows.studies.fit.photographs import MIN_SQUARES, PhotographsRecord
 from workflows.studies.fit.shapes import elongation, fit_costs
 from workflows.studies.fit.stores import EvaluatedImages
@@ -14,9 +13,6 @@ from workflows.terminal.formatting import counted
 QUESTION = (
     "How should rectangular photographs become squares, for training and for the images that are"
     " asked about: cropped, padded or squished?"
-)
-QUICK_NOTE = (
-    "This was a quick study: it shows that the command works, and its figures answer nothing."
 )
 
 
@@ -62,12 +58,3 @@ def unreadable_notes(num_unreadable: int) -> Iterator[str]:
     """
     if num_unreadable:
         yield f"{counted(num_unreadable, 'image')} that cannot be decoded: left out for all fits."
-
-
-def quick_notes(options: FitOptions) -> list[str]:
-    """Return the caution about the small version, if it was run.
-
-    Args:
-        options: The options of the study.
-    """
-    return [QUICK_NOTE] if options.quick else []

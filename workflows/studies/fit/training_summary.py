@@ -25,7 +25,6 @@ from workflows.studies.fit.photographs import PhotographsRecord
 from workflows.studies.fit.report_parts import (
     QUESTION,
     cost_table,
-    quick_notes,
     rectangle_notes,
     unreadable_notes,
 )
@@ -130,7 +129,7 @@ def training_report(
     return StudyReport(
         title="Crop, pad or squish",
         question=QUESTION,
-        answers=[*quick_notes(options), *_answers(cells, shares)],
+        answers=[*options.cautions, *_answers(cells, shares)],
         tables=tables,
         figures=dict(_figures(cells, images)),
         notes=[
@@ -214,7 +213,7 @@ def _answers(cells: Sequence[StudyRun], shares: Mapping[str, NDArray[np.float64]
         is_decided = over_images.excludes_zero or not over_seeds.has_interval
         text, images_text = _difference_cells(cells, shares, name, base)
         yield (
-            f"{name}, {TOP1.heading} less that of {base}: {text} points, over images"
+            f"{name}, {TOP1.heading} minus that of {base}: {text} points, over images"
             f" {images_text}: {verdict(over_seeds if is_decided else over_images, TOP1)}"
         )
 
@@ -232,7 +231,7 @@ def _answers(cells: Sequence[StudyRun], shares: Mapping[str, NDArray[np.float64]
 def _figures(cells: Sequence[StudyRun], images: EvaluatedImages) -> Iterator[tuple[str, Figure]]:
     estimates = list(_difference_estimates(cells))
     if estimates:
-        title = f"Top-1 less that of {BASE}"
+        title = f"Top-1 minus that of {BASE}"
         yield "differences", interval_figure(title, estimates, across="points", reference=0)
     ratios = elongation(images.widths, images.heights)
     shapes = shape_of(ratios)

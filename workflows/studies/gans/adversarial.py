@@ -28,7 +28,6 @@ from workflows.studies.gans.experiment import (
     GRID_IMAGES,
     STORE_FOLDER,
     line_of,
-    quick_notes,
     study_settings,
     write_grid,
 )
@@ -241,7 +240,7 @@ def colour_statistics(images: Tensor) -> Tensor:
         images: (n, 3, h, w) RGB float32 in [-1, 1], on any device.
 
     Returns:
-        (n, 4) on that device: the means over pixels of red less luma and of blue less luma, and
+        (n, 4) on that device: the means over pixels of red minus luma and of blue minus luma, and
         their standard deviations.
     """
     chroma = (images - to_grey(images))[:, ::2].flatten(2)
@@ -290,7 +289,7 @@ def adversarial(options: AdversarialOptions, experiment: ColourExperiment) -> St
         title="Colourisation with and without a critic",
         question=QUESTION,
         answers=[
-            *quick_notes(options),
+            *options.cautions,
             *(
                 line
                 for metric in (ERROR, SATURATION, COLOURS)
@@ -306,7 +305,7 @@ def adversarial(options: AdversarialOptions, experiment: ColourExperiment) -> St
             f"Images: {experiment.images.description}; {len(experiment.real):,} of the held-out"
             " ones are coloured. Nothing is selected by them: the last network is measured, and"
             " every weight is a row of the table.",
-            "Mean absolute error: of pixels in [-1, 1]. Saturation: the mean of the largest less"
+            "Mean absolute error: of pixels in [-1, 1]. Saturation: the mean of the largest minus"
             " the smallest channel, divided by that of the original images. Colour distance: the"
             " sliced Wasserstein distance of the means and deviations of each image's chroma, in"
             " standard deviations of the original images'. Feature distance: that of the responses"

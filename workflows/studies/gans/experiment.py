@@ -361,13 +361,3 @@ def measurement_notes(experiment: GanExperiment) -> list[str]:
         "Equal seeds have the same batches and noise, and equal networks the same initial weights,"
         " so differences are paired by seed. Intervals are 95 %, by Student's t over seeds.",
     ]
-
-
-def quick_notes(options: StoredImagesOptions) -> list[str]:
-    """Return the caution about the small version, if it was run."""
-    if not options.quick:
-        return []
-    return [
-        f"This is the small version, --quick: {options.steps} steps of narrow networks. It shows"
-        " that the study works; its figures answer nothing."
-    ]

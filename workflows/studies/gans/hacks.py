@@ -24,7 +24,6 @@ from workflows.studies.gans.experiment import (
     STORE_FOLDER,
     GanExperiment,
     measurement_notes,
-    quick_notes,
     run_experiment,
     settings_of,
 )
@@ -224,7 +223,7 @@ def hacks(options: HacksOptions, experiment: GanExperiment) -> StudyReport:
     return StudyReport(
         title="Tips for training GANs",
         question=QUESTION,
-        answers=[*quick_notes(options), *_answers(tips, effects, runs)],
+        answers=[*options.cautions, *_answers(tips, effects, runs)],
         tables=[
             _tips_table(tips),
             arm_table("Samples of each arm", runs, [*CONTROLS, *recipes], SAMPLE_METRICS),
@@ -310,7 +309,7 @@ def _effects_table(tips: list[Tip], effects: list[Contrast], runs: list[StudyRun
 
 def _figures(effects: list[Contrast], runs: list[StudyRun]) -> dict[str, Figure]:
     rows = [
-        replace(row, label=row.label.removesuffix(f" less {BASE}"))
+        replace(row, label=row.label.removesuffix(f" minus {BASE}"))
         for row in estimates(runs, effects, FEATURE_DISTANCE)
     ]
     if not rows:

@@ -34,7 +34,6 @@ from workflows.studies.gans.experiment import (
     GanExperiment,
     RunCurves,
     measurement_notes,
-    quick_notes,
     run_experiment,
     settings_of,
 )
@@ -86,7 +85,7 @@ def contrasts() -> list[Contrast]:
     (entropy, squares, score), (no_clip, clip), (adam, rmsprop) = LOSSES, CONSTRAINTS, OPTIMISERS
     clipping, by_squares = ("constraint", clip, no_clip), ("loss", squares, entropy)
     named = {
-        "WGAN less DCGAN": difference(WGAN_ARM, DCGAN_ARM),
+        "WGAN minus DCGAN": difference(WGAN_ARM, DCGAN_ARM),
         "both changes, with adam": difference(
             arm_name((score, clip, adam)), arm_name((entropy, no_clip, adam))
         ),
@@ -108,7 +107,7 @@ def _loss_effect_with_clip(loss: str, base: str) -> Contrast:
     """Return the effect of a loss among clipped arms, where losses are expected to be alike."""
     clipped = {**FACTORS, "constraint": CONSTRAINTS[1:]}
     effect = main_effect(clipped, "loss", loss, base)
-    return replace(effect, label=f"{loss} less {base}, with clip, over optimiser")
+    return replace(effect, label=f"{loss} minus {base}, with clip, over optimiser")
 
 
 def two_changes(options: TwoChangesOptions, experiment: GanExperiment) -> StudyReport:
@@ -140,7 +139,7 @@ def two_changes(options: TwoChangesOptions, experiment: GanExperiment) -> StudyR
         title="From GAN to WGAN in two changes",
         question=QUESTION,
         answers=[
-            *quick_notes(options),
+            *options.cautions,
             *(contrast.conclusion(runs, FEATURE_DISTANCE) for contrast in contrasts()),
             contrasts()[0].conclusion(runs, CRITIC_METRICS[0]),
             *_against_gaussian(runs, list(arms)),
@@ -151,7 +150,7 @@ def two_changes(options: TwoChangesOptions, experiment: GanExperiment) -> StudyR
             *measurement_notes(experiment),
             "Correlation: Spearman's, of the critic's estimate on held-out images with a distance,"
             " over the evaluations after the first fifth of a run. The estimate is the mean score"
-            " of real less that of generated images for the loss mean-score, and the negative loss"
+            " of real minus that of generated images for the loss mean-score, and the negative loss"
             " of the critic for others. Intervals by Student's t may reach beyond 1.",
             "Optimisers: adam has the learning rate 2e-4 and the decay rates 0.5 and 0.999 of the"
             " DCGAN paper, rmsprop the learning rate 5e-5 of the WGAN paper, so that the factor is"

@@ -202,7 +202,7 @@ def _report(
             "From how many vectors on is approximate search faster than exact search, and what does"
             f" it cost in recall and memory? {vector_set.describe()}."
         ),
-        answers=list(summary.answers(measured, options.recall)),
+        answers=[*options.cautions, *summary.answers(measured, options.recall)],
         tables=tables,
         figures=summary.figures(measured, options.recall),
         notes=notes,
@@ -216,7 +216,7 @@ def _report(
 
 
 def _notes(options: NeighboursOptions) -> list[str]:
-    notes = [
+    return [
         "Recall is the share of the nearest by exact search that a method finds, with 95 %"
         " intervals over rounds, each with other queries. By chance: the recall of as many"
         " candidates drawn at random.",
@@ -229,6 +229,3 @@ def _notes(options: NeighboursOptions) -> list[str]:
         "Memory is the size of the arrays of an index; each also needs the vectors, with which it"
         " compares its candidates exactly.",
     ]
-    if options.quick:
-        notes.insert(0, "This is the small version of the study: its figures answer nothing.")
-    return notes

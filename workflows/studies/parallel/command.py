@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,9 @@ def parallel(options: ParallelOptions) -> int:
             results, list(arms), range(rounds), run, title="decoding", line=_line, shuffle=True
         )
         _check_pixels(runs, arms)
-        publish(report_of(runs, list(arms.values()), settings), results.path)
+        report = report_of(runs, list(arms.values()), settings)
+        answers = [*options.cautions, *report.answers]
+        publish(replace(report, answers=answers), results.path)
     return 0
 
 

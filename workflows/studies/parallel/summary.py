@@ -240,8 +240,8 @@ def _library_answers(runs: Sequence[StudyRun], arms: Sequence[ParallelArm]) -> I
         rate = ratio_of(runs, simd.name, stock.name, RATE.name)
         yield _ratio_sentence("A whole image with Pillow-SIMD", rate, than="Pillow")
         yield (
-            f"Resizing that took no time at all would make Pillow {ratio_text(_bound(runs, stock))}"
-            " times as fast: the rest is decoding (Amdahl's law)."
+            "If resizing took no time at all, decoding and resizing together would be"
+            f" {ratio_text(_bound(runs, stock))} times as fast with Pillow (Amdahl's law)."
         )
     for arm in arms:
         if arm.decoder == "simplejpeg" and arm.interpreter.pillow in by_library:

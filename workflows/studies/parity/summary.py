@@ -118,7 +118,7 @@ def table_lines(runs: Sequence[ArmRun], *, chance: float, margin: float) -> Iter
             yield _conclusion(arm, difference, margin)
     cost = paired_difference(runs, WINDOWED, RANDOM)
     if cost is not None:
-        yield f"{WINDOWED} less {RANDOM}, points: {_difference_cell(cost)}"
+        yield f"{WINDOWED} minus {RANDOM}, points: {_difference_cell(cost)}"
 
 
 def _difference_cell(difference: MeanInterval | None) -> str:

@@ -52,10 +52,10 @@ def test_the_report_of_words(
     assert list(metrics_of(out)) == [(arm, seed) for seed in (0, 1) for arm in ARMS_OF_WORDS]
     assert "Lengths of the vectors" in printed
     assert "At unit length all three have the same list for 100.0" in printed
-    assert "words by CSLS, hubness less that of words by cosine: " in printed
-    assert "words by random, hubness less" not in printed
+    assert "words by CSLS, hubness minus that of words by cosine: " in printed
+    assert "words by random, hubness minus" not in printed
     assert "same class" not in printed
-    assert "answer nothing" not in printed
+    assert "support no conclusion" not in printed
     files = {file.name for file in out.iterdir() if not file.name.startswith(".")}
     assert files == {
         "settings.json", "runs.jsonl", "report.html", "hubness.svg", "agreement-words.svg",
@@ -155,7 +155,7 @@ def test_words_and_images_in_the_small_version(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Neighbours of the same class are counted, and the report says that it answers nothing."""
+    """Neighbours of the same class are counted, and the report cautions about --quick."""
     monkeypatch.setattr(vector_sets, "MIN_VECTORS", 30)
     small: Small = make_small(tmp_path_factory.mktemp("cosine"))
     words = write_words(tmp_path / "words.txt")
@@ -163,9 +163,9 @@ def test_words_and_images_in_the_small_version(
     flags = ("--quick", "--store", small.store, "--word-vectors", words, "--query-split", "val")
     assert main(study(out, *flags)) == 0
     printed = capsys.readouterr().out
-    assert "its figures answer nothing" in printed
+    assert "its figures support no conclusion" in printed
     assert "precision is of 12 queries of split val for each seed, no query twice" in printed
-    assert "images by CSLS, precision@10 less that of images by cosine: " in printed
+    assert "images by CSLS, precision@10 minus that of images by cosine: " in printed
     metrics = metrics_of(out)
     assert all(0 <= metrics[f"images by {m}", 0]["precision"] <= 1 for m in MEASURES)
     assert (out / "precision-images.svg").exists()

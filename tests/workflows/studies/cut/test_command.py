@@ -256,7 +256,7 @@ def test_a_network_is_named_once(files: Path, tmp_path: Path) -> None:
 def test_the_quick_study_runs_on_real_images(
     real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It ends with a report, and says that its figures answer nothing."""
+    """It ends with a report, and says that its figures support no conclusion."""
     store, out = str(tmp_path / "store"), str(tmp_path / "out")
     source = str(real_data / "tiny-imagenet-200.tar")
     assert main(["prepare", source, store, "--split", "all", "--sizes", "64"]) == 0
@@ -267,7 +267,7 @@ def test_the_quick_study_runs_on_real_images(
     ]  # fmt: skip
     assert main(arguments) == 0
     printed = capsys.readouterr().out
-    assert "figures answer nothing" in printed
+    assert "figures support no conclusion" in printed
     assert re.search(r"the lesson's cut before the last down-sampling, layer.21, pooled", printed)
     assert "the network has, so that hit@k compares cuts and is no zero-shot figure" in printed
     assert (Path(out) / "top1.svg").exists()

@@ -34,6 +34,7 @@ def test_cuts_have_the_shapes_of_their_maps(files: Path) -> None:
         ((16, 8, 8), 1), ((16, 8, 8), 1), ((16, 8, 8), None),
     ]  # fmt: skip
     assert network.before_last_down_sampling is network.cuts[2]
+    assert network.after_last_down_sampling is network.cuts[3]
     assert network.before_last_block is network.cuts[4]
     assert network.cuts[5].forms == (MAP,)
     assert network.cuts[0].forms == (POOLED, MAP, EARLY)

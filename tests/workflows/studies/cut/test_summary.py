@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from workflows.studies.cut import END, MAP, POOLED
 from workflows.studies.cut.experiment import CutArm, arms_of
 from workflows.studies.cut.networks import Cut, Network
 from workflows.studies.cut.summary import (
+    AFTER_DOWN_SAMPLING,
     CHOSEN,
     DOWN_SAMPLING,
     LAST_BLOCK,
@@ -72,9 +74,11 @@ def test_the_chosen_cut_is_that_of_validation(network: Network) -> None:
 def test_the_lessons_cuts_are_judged_against_the_end(network: Network) -> None:
     """Each is one named row, with its interval and its bytes."""
     arms = arms_of(network)
-    assert {name: cut.block for name, cut in beliefs(network).items()} == {
-        DOWN_SAMPLING: "encoder.stages.0.layers.1", LAST_BLOCK: "encoder.stages.1.layers.1",
-    }  # fmt: skip
+    assert [(name, cut.block) for name, cut in beliefs(network).items()] == [
+        (DOWN_SAMPLING, "encoder.stages.0.layers.1"),
+        (AFTER_DOWN_SAMPLING, "encoder.stages.1.layers.0"),
+        (LAST_BLOCK, "encoder.stages.1.layers.1"),
+    ]
     worse = f"{network.cuts[2].block}, {POOLED}"
     own = runs_of_network(_runs(arms, {worse: 0.3}, {}), arms)
     answers = list(answers_of(network, arms, own))
@@ -87,8 +91,26 @@ def test_the_lessons_cuts_are_judged_against_the_end(network: Network) -> None:
     (equal,) = [a for a in answers if a.startswith(unseen)]
     assert "+0.0 (+0.0 to +0.0) points to end, no difference seen" in equal
     early = [a for a in answers if a.startswith("the notebook's early pooling")]
-    assert len(early) == 2
+    assert len(early) == 3
     assert f"points to {worse}, better" in early[0]
+
+
+@pytest.mark.parametrize(
+    ("sides", "named"),
+    [
+        ((4, 2, 2, 2), {DOWN_SAMPLING: 0, AFTER_DOWN_SAMPLING: 1, LAST_BLOCK: 2}),
+        ((4, 4, 2, 2), {DOWN_SAMPLING: 1, LAST_BLOCK: 2}),
+        ((4, 4, 4, 2), {DOWN_SAMPLING: 2}),
+        ((4, 4, 4, 4), {LAST_BLOCK: 2}),
+    ],
+)
+def test_each_of_the_lessons_cuts_is_named_once(
+    network: Network, sides: tuple[int, ...], named: dict[str, int]
+) -> None:
+    """The end is none of them, however few blocks follow the last down-sampling."""
+    cuts = [Cut(f"layers.{i}", (8, side, side), None, i == 3) for i, side in enumerate(sides)]
+    found = beliefs(replace(network, cuts=tuple(cuts)))
+    assert list(found.items()) == [(name, cuts[index]) for name, index in named.items()]
 
 
 def test_a_single_seed_judges_nothing(network: Network) -> None:

@@ -141,6 +141,7 @@ def test_options_that_do_not_go_together_are_refused(
     assert FitOptions(source=str(source), quick=True, classes=3).resolved.classes == 3
 
 
+@pytest.mark.slow
 def test_a_pretrained_network_is_evaluated_on_the_classes_that_it_knows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,7 +200,7 @@ def test_a_quick_study_of_real_images(tmp_path: Path, capsys: pytest.CaptureFixt
     out = tmp_path / "out"
     assert main(["study", "fit", "--source", str(tar), "--quick", "--out", str(out)]) == 0
     output = capsys.readouterr().out
-    assert "its figures answer nothing" in output
+    assert "its figures support no conclusion" in output
     assert "The rectangles are artificial" in output
     assert len(metrics_of(out)) == 9
 

@@ -74,7 +74,7 @@ def test_the_cross_table_has_all_pairs_and_their_differences() -> None:
     ]  # fmt: skip
     assert shapes.rows[0][-1] == "-"  # no metric of the third shape
     answers = "\n".join(report.answers)
-    assert "train pad, query pad, top-1 less that of train crop, query crop: -3.0" in answers
+    assert "train pad, query pad, top-1 minus that of train crop, query crop: -3.0" in answers
     assert "The notebook's mix: train crop, query squish" in answers
     assert "no difference seen" in next(a for a in report.answers if "train squish, query sq" in a)
     # The seeds alone tell them apart, and the images do not.

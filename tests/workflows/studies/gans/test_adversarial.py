@@ -162,7 +162,7 @@ def test_the_study_compares_each_weight_with_no_critic(
     )
     assert command.adversarial(options) == 0
     printed = capsys.readouterr().out
-    assert "dcgan, weight 10, mean absolute error less that of no critic" in printed
+    assert "dcgan, weight 10, mean absolute error minus that of no critic" in printed
     lines = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
     assert len(lines) == 2 * (3 + 2)
     errors = {(line["arm"], line["seed"]): line["metrics"].get("error") for line in lines}

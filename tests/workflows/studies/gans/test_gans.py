@@ -197,7 +197,7 @@ def test_real_images_have_the_range_of_generated_ones(
 def test_the_estimate_is_that_of_the_loss(
     loss: str, expected: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is the mean score of real rows less that of others, or the negative loss of the critic."""
+    """It is the mean score of real rows minus that of others, or the critic's negative loss."""
     images = small_images()
     training = GanTraining(
         GanRecipe(loss=loss), images, compare_with(images, CPU, max_rows=20), SIZE, seed=0
@@ -311,7 +311,7 @@ def test_soft_and_flipped_labels_are_those_of_the_list() -> None:
     soft = GanRecipe(soft_labels=True).objective(0)
     zeros = torch.zeros(10_000)
     assert float(soft.critic(zeros, zeros)) == pytest.approx(2 * math.log(2))
-    # The slope of the loss at a score of 0 is 1/2 less the label, here its mean over many rows.
+    # The slope of the loss at a score of 0 is 1/2 minus the label, here its mean over many rows.
     for kind, label in ((0, 0.95), (1, 0.15)):
         scores = [torch.zeros(100_000), torch.zeros(100_000)]
         scores[kind].requires_grad_()
@@ -403,7 +403,7 @@ def test_contrasts_are_the_terms_of_an_additive_model() -> None:
     values = {c.name: c.values(runs, FEATURES)[0] for c in two_changes.contrasts()}
     assert values == pytest.approx(
         {
-            "WGAN less DCGAN": 60_321.0,
+            "WGAN minus DCGAN": 60_321.0,
             "both changes, with adam": 60_021.0,
             "both changes, with rmsprop": 60_021.0,
             "loss mean-square-error": 2_005.0,
@@ -609,15 +609,15 @@ def test_an_interrupted_study_goes_on_with_equal_figures(
 def test_the_small_version_runs_end_to_end_from_a_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The study prepares the folder itself, and says that its figures answer nothing."""
+    """The study prepares the folder itself, and says that its figures support no conclusion."""
     small_store(tmp_path, 200)
     options = TwoChangesOptions(
         source=str(tmp_path / "source"), out=tmp_path / "out", quick=True, image_size=8
     )
     assert command.two_changes(options) == 0
     printed = capsys.readouterr().out
-    assert "answer nothing" in printed
-    assert "WGAN less DCGAN (mean-score, clip, rmsprop less cross-entropy, no-clip" in printed
+    assert "its figures support no conclusion" in printed
+    assert "WGAN minus DCGAN (mean-score, clip, rmsprop minus cross-entropy, no-clip" in printed
     assert (tmp_path / "out" / "feature-distance.svg").exists()
     runs = (tmp_path / "out" / "runs.jsonl").read_text().splitlines()
     assert len(runs) == 3 * (12 + 3)

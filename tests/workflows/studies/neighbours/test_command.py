@@ -154,12 +154,12 @@ def test_queries_of_words_are_held_out_and_those_of_images_are_another_split() -
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_small_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It measures scikit-learn, too, and the report says that it answers nothing."""
+    """It measures scikit-learn, too, and the report says that its figures support no conclusion."""
     words = write_words(tmp_path / "words.txt", 1_000, 50)
     out = tmp_path / "out"
     assert main(["study", "neighbours", "--quick", "--out", str(out), "--word-vectors", str(words),
                  "--queries", "20"]) == 0  # fmt: skip
     printed = capsys.readouterr().out
-    assert "its figures answer nothing" in printed
+    assert "its figures support no conclusion" in printed
     assert len(recalls_of(out)) == 4 * 7 * 3
     assert "scikit-learn, 10 nearest, here" in printed

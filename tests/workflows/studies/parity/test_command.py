@@ -53,7 +53,7 @@ def test_own_orders_end_with_a_table(
     assert "recipe: network resnet9, image size 16, epochs 2, batch size 8" in out
     assert "chance 33.33%" in out
     assert out.count("2 pairs") == 3
-    assert "windowed less random, points: " in out
+    assert "windowed minus random, points: " in out
     assert "equal to the bit" not in out
     lines = map(json.loads, (tmp_path / "out" / "runs.jsonl").read_text().splitlines())
     weights = {(line["seed"], line["initial_weights"]) for line in lines}

@@ -86,7 +86,7 @@ def test_the_table_has_arms_chance_and_conclusions() -> None:
     assert "pairs" not in dataloader
     assert chance == "chance 0.50%; the smallest mean is 40.3 times that"
     assert len(conclusions) == 3
-    assert conclusions[2] == "windowed less random, points: +1.10 (95 % -12.38 to +14.58, 4 pairs)"
+    assert conclusions[2] == "windowed minus random, points: +1.10 (95 % -12.38 to +14.58, 4 pairs)"
     assert conclusions[0].endswith("-0.18 to +0.18 points, is within ±1.5 points")
     assert "is NOT within ±1.5 points, and is wider than that" in conclusions[1]
 
