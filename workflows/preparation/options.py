@@ -145,7 +145,7 @@ class PrepareOptions(SourceReadingOptions, ClusterOptions):
     )
     workers: int | None = option(
         None,
-        "number of worker processes of a local cluster; `auto` tries settings for up to a minute,"
+        "number of worker processes of a local cluster; `auto` tries settings for half a minute,"
         " as `tesserae tune` does, and chooses --threads and --readers, too",
         implied="one per core",
         minimum=1,
