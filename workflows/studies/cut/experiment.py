@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -217,6 +218,7 @@ class CutStudy:
             "seeds": options.seeds,
             "threads": options.threads,
             "quick": options.quick,
+            "torch": version("torch"),
         }
 
     def run(self, arm_name: str, seed: int) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from typing import Any, TypeVar
 
 import torch
@@ -254,7 +255,7 @@ def study_settings(options: StoredImagesOptions) -> dict[str, Any]:
     Args:
         options: The options, with those of the small version if it is run.
     """
-    return {"study": options.STUDY, "quick": options.quick}
+    return {"study": options.STUDY, "quick": options.quick, "torch": version("torch")}
 
 
 def settings_of(options: GanOptions, experiment: GanExperiment) -> dict[str, Any]:

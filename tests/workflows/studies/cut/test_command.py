@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.errors import TesseraeError
 from pipeline.loader import SplitDataset
@@ -217,6 +218,7 @@ def test_other_class_names_are_other_settings(files: Path, tmp_path: Path) -> No
         settings.append(CutStudy(small_options(files, class_names=str(names))).settings())
     assert settings[0]["class_names"].startswith("names.txt ")
     assert settings[0]["class_names"] != settings[1]["class_names"]
+    assert settings[0]["torch"] == torch.__version__
 
 
 def test_images_and_labels_are_those_of_the_rows(files: Path) -> None:

@@ -524,6 +524,10 @@ def test_a_source_is_not_prepared_into_the_folder_of_others(store: str, tmp_path
     (tmp_path / "settings.json").write_text('{"study": "two-changes", "quick": false}')
     with pytest.raises(TesseraeError, match="study is 'two-changes' in the folder and 'hacks'"):
         command.hacks(HacksOptions(source=source, out=tmp_path))
+    other = {"study": "hacks", "quick": False, "torch": "1.0"}
+    (tmp_path / "settings.json").write_text(json.dumps(other))
+    with pytest.raises(TesseraeError, match=r"torch is '1.0' in the folder and '\d"):
+        command.hacks(HacksOptions(source=source, out=tmp_path))
     assert not (tmp_path / "store").exists()
 
 
