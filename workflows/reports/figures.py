@@ -23,6 +23,12 @@ ROW_HEIGHT = 24
 """The height of a row of an interval figure, in pixels."""
 PLOT_HEIGHT = 300
 """The height of the plotted area of a point figure, in pixels."""
+LABEL_PLACES = (
+    (8, 4, "start"), (-8, 4, "end"), (0, -9, "middle"), (0, 18, "middle"),
+    (8, -9, "start"), (8, 18, "start"), (-8, -9, "end"), (-8, 18, "end"),
+)  # fmt: skip
+"""Where the label of a point may stand, the best place first: the distance of its anchor in pixels,
+and the anchor."""
 MAX_LABEL_SHARE = 0.45
 """The largest share of the width that the labels of an interval figure get."""
 NUM_COLOURS = 6
@@ -268,14 +274,14 @@ def _placed(
     placed = []
     for label in labels:
         width = CHARACTER_WIDTH * len(label.text)
-        for dx, dy in ((8, 4), (-8 - width, 4), (-width / 2, -9), (-width / 2, 18), (8, -9),
-                       (8, 18), (-8 - width, -9), (-8 - width, 18)):  # fmt: skip
+        for dx, dy, anchor in LABEL_PLACES:
             x, y = label.x + dx, label.y + dy
-            box = (x - 3, y - 11, x + width + 3, y + 3)
-            inside = left <= box[0] and x + width <= right + MARGIN
+            start = x - width * {"start": 0.0, "middle": 0.5, "end": 1.0}[anchor]
+            box = (start - 3, y - 11, start + width + 3, y + 3)
+            inside = left <= box[0] and start + width <= right + MARGIN
             if inside and not any(_overlap(box, b) for b in occupied):
                 occupied.append(box)
-                placed.append(replace(label, x=x, y=y))
+                placed.append(replace(label, x=x, y=y, anchor=anchor))
                 break
     return placed
 
