@@ -52,11 +52,11 @@ def test_points_lie_within_the_plot(pairs: list[tuple[float, float]], log_x: boo
     for mark in figure.marks:
         assert figure.left - 1e-6 <= mark.x <= figure.right + 1e-6
         assert figure.top - 1e-6 <= mark.y <= figure.bottom + 1e-6
-    boxes = [
-        (t.x, t.y - 11, t.x + figures.CHARACTER_WIDTH * len(t.text), t.y + 3)
-        for t in figure.texts
-        if t.text == "block 1"
-    ]
+    width = figures.CHARACTER_WIDTH * len("block 1")
+    shares = {"start": 0.0, "middle": 0.5, "end": 1.0}
+    starts = [(t.x - shares[t.anchor] * width, t.y) for t in figure.texts if t.text == "block 1"]
+    assert all(figure.left <= x for x, _ in starts)
+    boxes = [(x, y - 11, x + width, y + 3) for x, y in starts]
     assert not any(figures._overlap(a, b) for a, b in combinations(boxes, 2))
     points = [(m.x - 4, m.y - 4, m.x + 4, m.y + 4) for m in figure.marks]
     assert not any(figures._overlap(box, point) for box in boxes for point in points)
