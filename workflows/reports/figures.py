@@ -27,7 +27,7 @@ LABEL_PLACES = (
     (8, 4, "start"), (-8, 4, "end"), (0, -9, "middle"), (0, 18, "middle"),
     (8, -9, "start"), (8, 18, "start"), (-8, -9, "end"), (-8, 18, "end"),
 )  # fmt: skip
-"""Where the label of a point may stand, the best place first: the distance of its anchor in pixels,
+"""The places of the label of a point, the best one first: the distance of its anchor in pixels,
 and the anchor."""
 MAX_LABEL_SHARE = 0.45
 """The largest share of the width that the labels of an interval figure get."""

@@ -60,7 +60,7 @@ class RecordedStudyOptions(StudyOptions):
 
     @property
     def cautions(self) -> list[str]:
-        """What the report must say first: that these are the figures of the small version."""
+        """The sentences with which the report must begin: those about the small version."""
         if not self.quick:
             return []
         return ["This is the small version, --quick: its figures support no conclusion."]

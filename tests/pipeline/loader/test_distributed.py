@@ -22,7 +22,7 @@ from pipeline.errors import RankError, StoreError, TesseraeError
 from pipeline.features.loader import FeatureLoader
 from pipeline.loader import Loader
 from pipeline.loader.distributed import count_ranks_on_host, current_placement, explicit_placement
-from tests.commands import ROOT
+from tests.commands import ROOT, free_port
 from tests.images import make_folder, prepare_inline
 
 NUM_ROWS = 61
@@ -428,7 +428,7 @@ def test_real_ranks_read_disjoint_rows(store: Path, tmp_path: Path, launcher: st
     script = tmp_path / "train.py"
     script.write_text(SPAWN)
     run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3"]
-    port = str(20_000 + os.getpid() % 20_000)
+    port = str(free_port())
     ended = subprocess.run(
         [sys.executable, *(run if launcher == "torchrun" else []), script, store, port],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},

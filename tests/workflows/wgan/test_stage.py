@@ -51,7 +51,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 SLOW_KINDS = {"concatenated", "perceptron", "bfloat16"}
-"""Kinds that combine what others have; each takes seconds."""
+"""These kinds combine what others have, and each takes seconds."""
 
 
 @pytest.mark.parametrize(

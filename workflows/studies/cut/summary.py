@@ -33,7 +33,7 @@ CHOSEN = "chosen by validation"
 DOWN_SAMPLING = "before the last down-sampling"
 """The cut of the notebook's first version: the last block before the map becomes its smallest."""
 AFTER_DOWN_SAMPLING = "after the last down-sampling"
-"""The cut of the notebook's released version: the first block with the smallest map."""
+"""The cut of the notebook's released version, after the first block with the smallest map."""
 LAST_BLOCK = "before the last block"
 """The cut that the text of the notebook names."""
 
