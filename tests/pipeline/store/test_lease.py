@@ -74,9 +74,9 @@ def test_a_second_run_may_wait(url: str, monkeypatch: pytest.MonkeyPatch) -> Non
         thread.join(0.1)
         order.append("first")
     thread.join()
-    holder, *events = order
-    assert holder.startswith("process ")
-    assert events == ["first", "second"]
+    assert order[0].startswith("process ")
+    # As the first run ends, its lease names nobody for a moment.
+    assert [e for e in order[1:] if e != "another process"] == ["first", "second"]
 
 
 @pytest.mark.parametrize("calls", LACKING.values(), ids=LACKING)
