@@ -38,6 +38,10 @@ RETRY_SECONDS = 0.02
 """The time between two attempts to acquire a `NumberedLock` that is held only briefly."""
 
 
+UNNAMED = "another process"
+"""The description of a holder whose record is being written or is invalid."""
+
+
 class LocksMissingError(OSError):
     """The file system has no locks of its own."""
 
@@ -190,7 +194,7 @@ class NumberedLock:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             file = os.open(self._path(highest + 1), flags, 0o666)
         except FileExistsError:
-            return "another process"
+            return UNNAMED
         record = json.dumps(identify_process()).encode()
         try:
             os.pwrite(file, record, 0)
@@ -201,7 +205,7 @@ class NumberedLock:
         if max(self._numbers(), default=0) > highest + 1:  # the number had been used and removed
             os.close(file)
             self._path(highest + 1).unlink(missing_ok=True)
-            return "another process"
+            return UNNAMED
         for number in self._numbers():
             if number <= highest:
                 # Another user's file may be impossible to remove: it does not matter.
@@ -246,9 +250,9 @@ class NumberedLock:
             if seen and record["boot"]:
                 return holder if _is_running(record["pid"], record["started"]) else None
         except FileNotFoundError:  # removed by the holder of a higher number
-            return "another process"
+            return UNNAMED
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
-            holder = "another process"  # the record is being written or is invalid
+            holder = UNNAMED  # the record is being written or is invalid
         return None if self._age(number) > EXPIRY_SECONDS else holder
 
     def _read(self, number: int) -> bytes:

@@ -35,8 +35,8 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 def _sync_nothing(file: int) -> None:
     """Take the place of `os.fsync`: what tests write need not survive a power failure.
 
-    The journal of the file system took a fifth of the time of all tests. Programs that tests start
-    do sync, and what must be synced is checked there, or by a recorder in place of this.
+    Each wait for the disk would tell nothing. Programs that tests start do sync, and what must be
+    synced is checked there, or by a recorder in place of this.
     """
     os.fstat(file)  # as there, a closed file is an error
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from pipeline import confined
 from pipeline.errors import StoreBusyError, StoreError
 from pipeline.filesystem import advice_for
-from pipeline.locks import LocksMissingError, NumberedLock, try_lock
+from pipeline.locks import UNNAMED, LocksMissingError, NumberedLock, try_lock
 from pipeline.store.layout import TEMPORARY
 from pipeline.store.local import LocalObjects, make_folders
 from pipeline.store.objects import Objects
@@ -83,7 +83,8 @@ def lease(
                 f"split {split!r} of {objects.url} is being written by {holder}. Wait for it to"
                 " end, or pass --wait."
             )
-        if holder != waited_for:
+        # A holder is unnamed for a moment as it begins and as it ends, which is no other holder.
+        if holder != waited_for and not (waited_for and holder == UNNAMED):
             on_wait(holder)
             waited_for = holder
         time.sleep(POLL_SECONDS)
@@ -132,7 +133,7 @@ class _LocalLease:
         if not free:
             holder = os.pread(file, 200, 0).decode(errors="replace").strip()
             os.close(file)
-            return holder or "another process"
+            return holder or UNNAMED
         self._file = file
         os.ftruncate(file, 0)
         with contextlib.suppress(OSError):  # a full disk: the holder's name is only for messages
@@ -164,7 +165,7 @@ class _RemoteLease:
             # Two runs may have seen the lease expired: the last one to write the record holds it.
             time.sleep(2 * POLL_SECONDS)
             if self._holder() is not None:
-                return "another process"
+                return UNNAMED
         self._thread.start()
         return None
 

@@ -74,9 +74,22 @@ def test_a_second_run_may_wait(url: str, monkeypatch: pytest.MonkeyPatch) -> Non
         thread.join(0.1)
         order.append("first")
     thread.join()
-    assert order[0].startswith("process ")
-    # As the first run ends, its lease names nobody for a moment.
-    assert [e for e in order[1:] if e != "another process"] == ["first", "second"]
+    holder, *events = order
+    assert holder.startswith("process ")
+    assert events == ["first", "second"]
+
+
+def test_a_holder_without_a_name_is_no_further_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A holder is named once, although its file is empty for a moment as it ends."""
+    monkeypatch.setattr(module, "POLL_SECONDS", 0)
+    holders = iter([module.UNNAMED, "process 1", module.UNNAMED, "process 1", "process 2", None])
+    monkeypatch.setattr(module._LocalLease, "acquire", lambda _: next(holders))
+    monkeypatch.setattr(module._LocalLease, "release", lambda _: None)
+    waited_for: list[str] = []
+    with lease(open_objects(str(tmp_path)), "train", wait=True, on_wait=waited_for.append):
+        assert waited_for == [module.UNNAMED, "process 1", "process 2"]
 
 
 @pytest.mark.parametrize("calls", LACKING.values(), ids=LACKING)
