@@ -74,12 +74,8 @@ def arms_of(network: Network, *, quick: bool = False) -> list[CutArm]:
     """
     cuts = network.cuts
     if quick:
-        beliefs = (
-            network.before_last_down_sampling,
-            network.after_last_down_sampling,
-            network.before_last_block,
-        )
-        cuts = tuple(cut for cut in cuts if cut in (cuts[0], cuts[-1], *beliefs))
+        chosen = (cuts[0], cuts[-1], *network.lesson_cuts.values())
+        cuts = tuple(cut for cut in cuts if cut in chosen)
     at_cuts = [CutArm(network, form, cut) for cut in cuts for form in cut.forms]
     return [CutArm(network, PIXELS), *at_cuts, CutArm(network, END)]
 

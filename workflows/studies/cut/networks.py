@@ -19,6 +19,12 @@ from workflows.studies.cut import EARLY, MAP, POOLED
 
 MIN_BLOCKS = 3
 """The smallest number of blocks of a network that is worth cutting."""
+DOWN_SAMPLING = "before the last down-sampling"
+"""The cut of the notebook's first version: the last block before the map becomes its smallest."""
+AFTER_DOWN_SAMPLING = "after the last down-sampling"
+"""The cut of the notebook's released version, after the first block with the smallest map."""
+LAST_BLOCK = "before the last block"
+"""The cut that the text of the notebook names."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,21 @@ class Network:
     def before_last_block(self) -> Cut:
         """The cut before the last block."""
         return self.cuts[-2]
+
+    @property
+    def lesson_cuts(self) -> dict[str, Cut]:
+        """The lesson's cuts by their descriptions, each cut once, from the images on.
+
+        The first version of the notebook cuts a ResNet before the last down-sampling, and the
+        released one a block later. Its text says that the cut is before the last bottleneck.
+        """
+        named = {
+            DOWN_SAMPLING: self.before_last_down_sampling,
+            LAST_BLOCK: self.before_last_block,
+            AFTER_DOWN_SAMPLING: self.after_last_down_sampling,
+        }
+        names = {cut: name for name, cut in reversed(named.items())}
+        return {names[cut]: cut for cut in self.cuts[:-1] if cut in names}
 
     def knows(self, classes: Sequence[tuple[str, str]]) -> NDArray[np.bool_]:
         """Return which classes of a store the network was trained on, by the names of its labels.

@@ -30,12 +30,6 @@ JUDGED = {
 """The metrics that cuts are judged by, each with the one that a cut is chosen by."""
 CHOSEN = "chosen by validation"
 """The name of the arm that each seed chooses by its validation images or classes."""
-DOWN_SAMPLING = "before the last down-sampling"
-"""The cut of the notebook's first version: the last block before the map becomes its smallest."""
-AFTER_DOWN_SAMPLING = "after the last down-sampling"
-"""The cut of the notebook's released version, after the first block with the smallest map."""
-LAST_BLOCK = "before the last block"
-"""The cut that the text of the notebook names."""
 
 
 def run_line(run: StudyRun) -> str:
@@ -145,7 +139,7 @@ def answers_of(network: Network, arms: Sequence[CutArm], runs: Sequence[StudyRun
     """
     for name, (metric, validation) in JUDGED.items():
         yield from _chosen_answer(arms, runs, name, metric, validation)
-    for belief, cut in beliefs(network).items():
+    for belief, cut in network.lesson_cuts.items():
         for form in cut.forms:
             label = f"{cut.block}, {form}"
             compared = [
@@ -185,7 +179,7 @@ def _chosen_answer(
 
 
 def _early_answers(network: Network, runs: Sequence[StudyRun]) -> Iterator[str]:
-    for belief, cut in beliefs(network).items():
+    for belief, cut in network.lesson_cuts.items():
         early, pooled = f"{cut.block}, {EARLY}", f"{cut.block}, {POOLED}"
         for metric in _measured(runs, early):
             yield (
@@ -220,24 +214,6 @@ def _chosen_labels(
         ]
         if own:
             yield max(own, key=lambda run: run.metrics[validation.name]).arm
-
-
-def beliefs(network: Network) -> dict[str, Cut]:
-    """Return the lesson's cuts of a network by their descriptions, each cut once.
-
-    The first version of the notebook cuts a ResNet before the last down-sampling, and the released
-    one a block later. Its text says that the cut is before the last bottleneck.
-
-    Args:
-        network: The network.
-    """
-    named = {
-        DOWN_SAMPLING: network.before_last_down_sampling,
-        LAST_BLOCK: network.before_last_block,
-        AFTER_DOWN_SAMPLING: network.after_last_down_sampling,
-    }
-    names = {cut: name for name, cut in reversed(named.items())}
-    return {names[cut]: cut for cut in network.cuts[:-1] if cut in names}
 
 
 def _compared(runs: Sequence[StudyRun], arm: str, base: str, metric: StudyMetric) -> str:
@@ -324,7 +300,7 @@ def _belief_table(network: Network, arms: Sequence[CutArm], runs: Sequence[Study
     columns = ["the lesson's cut", "features", "bytes, of end's"]
     columns += [f"{metric.heading} minus {END}, points" for metric, _ in JUDGED.values()]
     rows = []
-    for belief, cut in beliefs(network).items():
+    for belief, cut in network.lesson_cuts.items():
         for form in cut.forms:
             label = f"{cut.block}, {form}"
             if not any(arm.label == label for arm in arms):
@@ -347,7 +323,7 @@ def _figures(
     network: Network, arms: Sequence[CutArm], runs: Sequence[StudyRun], suffix: str
 ) -> dict[str, Figure]:
     figures = {}
-    named = {network.cuts[0], *beliefs(network).values()}
+    named = {network.cuts[0], *network.lesson_cuts.values()}
     for metric, _ in JUDGED.values():
         series: dict[str, list[Point]] = {}
         for arm in arms:
@@ -410,7 +386,7 @@ def _network_notes(study: CutStudy, network: Network, runs: Sequence[StudyRun]) 
         f"heads learn from {images.num_train:,} images of the split train of {images.store} and are"
         f" tested on {len(images.test_labels):,} of val, of {stored} px{resized}"
     )
-    cuts = [f"{short_name(cut)} {belief}" for belief, cut in beliefs(network).items()]
+    cuts = [f"{short_name(cut)} {belief}" for belief, cut in network.lesson_cuts.items()]
     yield (
         f"labels of figures: {short_name(network.cuts[0])}, the first block; {', '.join(cuts)};"
         f" {END}. Where there is no room, a label is left out."

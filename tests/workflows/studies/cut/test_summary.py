@@ -13,15 +13,17 @@ from hypothesis import strategies as st
 from tests.workflows.studies.cut.small import opened_network
 from workflows.studies.cut import END, MAP, POOLED
 from workflows.studies.cut.experiment import CutArm, arms_of
-from workflows.studies.cut.networks import Cut, Network
-from workflows.studies.cut.summary import (
+from workflows.studies.cut.networks import (
     AFTER_DOWN_SAMPLING,
-    CHOSEN,
     DOWN_SAMPLING,
     LAST_BLOCK,
+    Cut,
+    Network,
+)
+from workflows.studies.cut.summary import (
+    CHOSEN,
     TOP1,
     answers_of,
-    beliefs,
     pareto_front,
     runs_of_network,
     short_name,
@@ -74,7 +76,7 @@ def test_the_chosen_cut_is_that_of_validation(network: Network) -> None:
 def test_the_lessons_cuts_are_judged_against_the_end(network: Network) -> None:
     """Each is one named row, with its interval and its bytes."""
     arms = arms_of(network)
-    assert [(name, cut.block) for name, cut in beliefs(network).items()] == [
+    assert [(name, cut.block) for name, cut in network.lesson_cuts.items()] == [
         (DOWN_SAMPLING, "encoder.stages.0.layers.1"),
         (AFTER_DOWN_SAMPLING, "encoder.stages.1.layers.0"),
         (LAST_BLOCK, "encoder.stages.1.layers.1"),
@@ -109,7 +111,7 @@ def test_each_of_the_lessons_cuts_is_named_once(
 ) -> None:
     """The end is none of them, however few blocks follow the last down-sampling."""
     cuts = [Cut(f"layers.{i}", (8, side, side), None, i == 3) for i, side in enumerate(sides)]
-    found = beliefs(replace(network, cuts=tuple(cuts)))
+    found = replace(network, cuts=tuple(cuts)).lesson_cuts
     assert list(found.items()) == [(name, cuts[index]) for name, index in named.items()]
 
 
