@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import gc
 import importlib
 import io
@@ -23,6 +24,7 @@ from typing import Any, NoReturn
 from cluster.errors import ClusterError
 from cluster.limits import too_many_files
 from pipeline.errors import TesseraeError
+from pipeline.filesystem import advice_for
 from workflows.commands import Command, Group
 from workflows.options.ranges import Range
 from workflows.terminal import signals
@@ -52,10 +54,10 @@ COMMANDS = {
 
 EXTRAS = {
     **dict.fromkeys(("torch", "scipy", "sklearn", "threadpoolctl"), "train"),
-    **dict.fromkeys(("torchmetrics", "transformers"), "features"),
+    **dict.fromkeys(("safetensors", "torchmetrics", "transformers"), "features"),
     **dict.fromkeys(("gensim", "faiss"), "devise"),
 }
-"""The extra of pyproject.toml that installs each package."""
+"""The extra of pyproject.toml that installs each package, or a package that needs it."""
 
 INTERRUPTED = 130
 """The exit status after Ctrl-C, by the convention of shells."""
@@ -267,6 +269,10 @@ def _sentence(error: BaseException) -> str:
         return printable(text)
     if why := too_many_files(error):
         return printable(f"{why}.")
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return printable(f"{os.fsdecode(error.filename)}: {error.strerror}")
+    if isinstance(error, OSError) and error.strerror:
+        place = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        # Other numbers may be of a file that was to be read, where the same advice would be wrong.
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = f". {advice_for(error)}." if is_full else ""
+        return printable(f"{place}{error.strerror}{advice}")
     return printable(f"{type(error).__name__}: {text}")

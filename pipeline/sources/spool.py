@@ -160,6 +160,10 @@ def spool_block(block: Block, directory: str, source: str = "", limit: int | Non
         sync_folder(folder)
         index.rename(folder / (block.name + INDEX))  # last: its presence means the block is whole
         sync_folder(folder)
+    except OSError as e:
+        if e.errno is not None and e.filename is None:  # of a write, which does not name its file
+            e.filename = str(folder)
+        raise
     finally:
         records.unlink(missing_ok=True)
         index.unlink(missing_ok=True)

@@ -144,7 +144,7 @@ def load_plan(objects: Objects, split: str) -> Plan:
     except FileNotFoundError:
         existing = ", ".join(map(repr, stored_splits(objects))) or "none"
         raise StoreError(
-            f"the store {objects.url} has no plan for split {split!r}: it has {existing}."
+            f"the store {objects.url} has no split {split!r}: it has {existing}."
         ) from None
     # A case-insensitive file system opens the plan of `train` for `Train`; files get renamed, too.
     if loaded.split != split:

@@ -190,8 +190,9 @@ def _unfinished_text(
 ) -> str:
     if done is None:
         return (
-            f"split {split!r} is not finished. Run the same `tesserae prepare` again to continue,"
-            " or pass allow_partial=True (--partial)."
+            f"split {split!r} is not finished. Run the same `tesserae prepare` again to continue."
+            " A loader reads the rows that are there with allow_partial=True, as `tesserae loader"
+            " --partial` does."
         )
     missing_sizes = [size for size in sizes if size not in done.sizes]
     missing = [parse_encoding(name).text for name in names if name not in done.encoded]

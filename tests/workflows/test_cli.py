@@ -1,13 +1,19 @@
 """The command line names unknown words together with the likely correct ones."""
 
+import ast
+import errno
+import importlib.metadata
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from workflows.cli import COMMANDS, main
+from workflows.cli import COMMANDS, EXTRAS, main
 
 ROOT = Path(__file__).parents[2]
 
@@ -134,3 +140,64 @@ def test_help_imports_no_optional_or_slow_library() -> None:
     command = [sys.executable, "-c", HELP, *commands]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert ended.stdout.splitlines() == commands
+
+
+def installed_with_tesserae() -> set[str]:
+    """Return the packages that an installation without extras brings, as they are imported."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pending = [canonicalize_name(Requirement(line).name) for line in project["dependencies"]]
+    distributions: set[str] = set()
+    while pending:
+        name = pending.pop()
+        if name in distributions:
+            continue
+        distributions.add(name)
+        for line in importlib.metadata.requires(name) or []:
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                pending.append(canonicalize_name(requirement.name))
+    return {
+        module
+        for module, names in importlib.metadata.packages_distributions().items()
+        if distributions & set(map(canonicalize_name, names))
+    }
+
+
+def test_an_extra_is_named_for_every_package_that_a_module_needs() -> None:
+    """A command whose module cannot be imported says what to install, and has no traceback."""
+    imported = set()
+    for file in (file for folder in ("pipeline", "workflows", "cluster")
+                 for file in (ROOT / folder).rglob("*.py")):  # fmt: skip
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(str(node.module).partition(".")[0])
+    ours = {"pipeline", "workflows", "cluster"}
+    optional = imported - ours - set(sys.stdlib_module_names) - installed_with_tesserae()
+    assert optional >= {"torch", "safetensors"}
+    assert optional <= set(EXTRAS)
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(errno.ENOSPC, "full", "a/b"), "a/b: full. Free some space."),
+        (OSError(errno.ENOSPC, "full"), "full. Free some space."),
+        (OSError(errno.EACCES, "denied", "a"), "a: denied"),
+    ],
+)
+def test_an_error_of_the_system_is_one_sentence(
+    error: OSError,
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A full disk is told as such, wherever it was met."""
+
+    def fail(words: object) -> int:
+        raise error
+
+    monkeypatch.setattr("workflows.cli.dispatch", fail)
+    assert main(["info", "x"]) == 1
+    assert capsys.readouterr().err == f"tesserae: {sentence}\n"

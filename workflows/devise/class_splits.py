@@ -82,7 +82,8 @@ def class_parts(
         raise TesseraeError(
             f"{counted(remaining, 'class', 'es')} left to train on ({len(usable)} of {len(wnids)}"
             f" classes have a vector; {len(unseen_labels)} are unseen, {validation} for"
-            " validation): expected 2 or more. Hold out fewer classes."
+            " validation): expected 2 or more. Hold out fewer: pass a smaller"
+            " --unseen-classes or --validation-classes, or a shorter list."
         )
     return parts
 

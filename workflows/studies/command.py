@@ -159,7 +159,6 @@ def devise(options: DeviseStudyOptions) -> int:
 
 
 def _open_devise_study_data(options: DeviseStudyOptions) -> StudyData:
-    from pipeline.features.reader import finished_features
     from pipeline.store import records
     from pipeline.store.open import open_objects
     from pipeline.wordvectors.files import read_word_vectors
@@ -167,20 +166,18 @@ def _open_devise_study_data(options: DeviseStudyOptions) -> StudyData:
     from pipeline.wordvectors.vectors import class_vectors
     from workflows.devise.words import names_of_classes
     from workflows.studies import devise as study
+    from workflows.studies.vector_sets import only_features
 
     if options.unseen_classes == "0":
         raise ValueError(
             "--unseen-classes is 0: expected at least 1 class, or a file that names some."
         )
     objects = open_objects(options.store)
-    names = [options.features] if options.features else list(finished_features(objects, "train"))
-    if len(names) != 1:
-        finished_names = ", ".join(names) or "none: compute them with `tesserae features`"
-        raise ValueError(f"--features is required: {options.store} has {finished_names}.")
+    features = options.features or only_features(options.store, "train")
     classes = names_of_classes(records.load_recipe(objects).classes, options.class_names)
     return study.open_study_data(
         options.store,
-        names[0],
+        features,
         class_vectors(read_word_vectors(options.word_vectors), classes, synonyms=options.synonyms),
         None if options.hierarchy is None else read_hierarchy(options.hierarchy),
         unseen=options.unseen_classes,

@@ -101,7 +101,7 @@ def _words(file: str, limit: int) -> VectorSet:
 
 def _images(options: VectorStudyOptions) -> VectorSet:
     store = str(options.store)
-    name = options.features or _only_features(store, options.split)
+    name = options.features or only_features(store, options.split)
     splits = []
     num_dropped = 0
     for split, min_count in ((options.split, MIN_VECTORS), (options.query_split, MIN_QUERIES)):
@@ -145,11 +145,27 @@ def _usable(vectors: NDArray[Any], origin: str, min_count: int) -> tuple[Floats,
     return usable, rows, len(vectors) - len(rows)
 
 
-def _only_features(store: str, split: str) -> str:
+def only_features(store: str, split: str) -> str:
+    """Return the name of the only features of a split.
+
+    Args:
+        store: Folder or URL of the store.
+        split: Name of the split.
+
+    Raises:
+        StoreError: There is no store, or no such split.
+        ValueError: The split has none, or several.
+    """
     objects = open_objects(store)
     records.load_plan(objects, split)  # says so if there is no store, or no such split
     names = list(finished_features(objects, split))
-    if len(names) != 1:
-        present = ", ".join(names) or "none: compute them with `tesserae features`"
-        raise ValueError(f"--features is required: split {split} of {store} has {present}.")
+    if not names:
+        raise ValueError(
+            f"split {split!r} of {store} has no features of a network: compute them with `tesserae"
+            " features`."
+        )
+    if len(names) > 1:
+        raise ValueError(
+            f"--features is required: split {split!r} of {store} has {', '.join(names)}."
+        )
     return names[0]

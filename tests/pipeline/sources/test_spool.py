@@ -1,5 +1,6 @@
 """The spool is complete or absent, can be resumed, and reads the source once."""
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -88,6 +89,19 @@ def test_a_read_error_leaves_no_files(tmp_path):
     """A failed block leaves neither a record file nor a temporary one."""
     with pytest.raises(ReadError):
         spool_block(MemoryBlock(made_pictures(), fails_after=9), str(tmp_path))
+    assert names(tmp_path) == []
+
+
+def test_a_full_disk_is_told_with_its_folder(tmp_path, monkeypatch):
+    """A failed write does not name its file, and there may be several disks."""
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fail(*_):
+        raise full
+
+    monkeypatch.setattr("pipeline.sources.spool._write_record", fail)
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}'"):
+        spool_block(MemoryBlock(made_pictures()), str(tmp_path))
     assert names(tmp_path) == []
 
 

@@ -74,7 +74,7 @@ def test_a_missing_split_is_reported_with_the_existing_ones(objects: LocalObject
     with pytest.raises(StoreError, match=r"no store at .*it has no recipe\.json"):
         records.load_recipe(objects)
     objects.put(layout.plan("val"), PLAN.encode())
-    with pytest.raises(StoreError, match="no plan for split 'train': it has 'val'"):
+    with pytest.raises(StoreError, match="no split 'train': it has 'val'"):
         records.load_plan(objects, "train")
 
 

@@ -74,7 +74,7 @@ def test_each_epoch_is_measured(
         (["--batch", "51"], "the split has no full batch of 51 rows"),
         (["--epochs", "0"], "--epochs is 0: expected at least 1"),
         (["--size", "9"], "no finished 9 px: it has 8"),
-        (["--split", "val"], "no plan for split 'val'"),
+        (["--split", "val"], "no split 'val'"),
         (["--threads", "-2"], "threads is -2"),
     ],
 )

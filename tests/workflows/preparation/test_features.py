@@ -163,7 +163,7 @@ def test_invalid_arguments_are_one_line_errors(
         (("--trunk", trunk, "--size", 99), "has no images of 99 px: it has 32"),
         (("--trunk", trunk, "--size", 0), "--size is 0: expected 1 to 4,096"),
         (("--trunk", trunk, "--gpus", -1), "--gpus is -1: expected at least 0"),
-        (("--trunk", trunk, "--split", "test"), "no plan for split 'test'"),
+        (("--trunk", trunk, "--split", "test"), "no split 'test'"),
         (("--trunk", trunk, "--workers", 0), "--workers is 0: expected 1 to 10,000"),
         (("--trunk", trunk, "--threads", 0), "--threads is 0: expected 1 to 1,000"),
     ):

@@ -162,7 +162,7 @@ def test_names_are_escaped_in_the_terminal(
         (["@"], "the query has none"),
         (["king -man"], "-man needs a space"),
         (["red", "--k", 0], "k is 0: expected 1 to 1,000"),
-        (["red", "--split", "test"], "no plan for split 'test'"),
+        (["red", "--split", "test"], "no split 'test'"),
         (["red", "--class", "gren"], "did you mean green"),
         (["red", "--grid", "x.jpg"], "expected a name that ends in .png"),
         (["red", "--grid", "x.png", "--to", "words"], "--grid shows images"),

@@ -359,7 +359,7 @@ def test_a_store_that_cannot_be_searched_is_reported(
     toy: Toy, open_run: Opener, tmp_path: Path
 ) -> None:
     """The sentence names what the store lacks."""
-    with pytest.raises(StoreError, match="no plan for split 'test': it has 'train', 'val'"):
+    with pytest.raises(StoreError, match="no split 'test': it has 'train', 'val'"):
         open_run(toy, splits=("test",))
     with pytest.raises(StoreError, match="no store at"):
         open_run(Toy(str(tmp_path / "nowhere")))

@@ -119,12 +119,12 @@ def test_what_cannot_be_measured_is_refused(
         options(store="s", query_split="train")
     with pytest.raises(ValueError, match="expected one of them"):
         NeighboursOptions(store="s", word_vectors=file)
-    with pytest.raises(StoreError, match=r"has no plan for split 'test': it has 'train', 'val'"):
+    with pytest.raises(StoreError, match=r"has no split 'test': it has 'train', 'val'"):
         list(open_vector_sets(options(store=str(small.store), split="test")))
     with pytest.raises(StoreError, match="nowhere"):
         list(open_vector_sets(options(store=str(tmp_path / "nowhere"))))
     monkeypatch.setattr(vector_sets, "finished_features", lambda *_: [])
-    with pytest.raises(ValueError, match=r"--features is required: split train of .* has none"):
+    with pytest.raises(ValueError, match=r"split 'train' of .* has no features of a network"):
         list(open_vector_sets(options(store=str(small.store))))
 
 

@@ -198,6 +198,7 @@ def prepare_source(options: StoredImagesOptions) -> str:
             store=store,
             split=tuple(splits),
             sizes=(options.image_size,),
+            max_bad=1.0,  # unreadable images are reported, and no arm is trained on them
             dashboard=False,
         )
     )
