@@ -21,6 +21,8 @@ MARGIN, TITLE_HEIGHT, LINE_HEIGHT = 14, 40, 20
 """The room around a figure, that of its title, and that of a line of text, in pixels."""
 ROW_HEIGHT = 24
 """The height of a row of an interval figure, in pixels."""
+SERIES_STEP = 6
+"""The distance, in pixels, between joined series with intervals at the same x value."""
 PLOT_HEIGHT = 300
 """The height of the plotted area of a point figure, in pixels."""
 LABEL_PLACES = (
@@ -196,7 +198,8 @@ def point_figure(
         upwards: The name of the y axis, with its unit, which is written below the title.
         log_x: True for a logarithmic x axis (default False).
         log_y: True for a logarithmic y axis (default False); intervals must then be above 0, too.
-        joined: True to join the points of a series by lines, in their order (default False).
+        joined: True to join the points of a series by lines, in their order (default False). With
+            intervals, the series are then drawn a few pixels beside each other.
     """
     points = [point for group in series.values() for point in group]
     ys = [y for p in points for y in (p.y, p.low, p.high) if y is not None]
@@ -213,18 +216,23 @@ def point_figure(
     def at_y(value: float) -> float:
         return bottom - _share(value, levels, log=log_y) * (bottom - top)
 
+    # Series that are joined usually have the same x values, where their intervals would overlap.
+    step = SERIES_STEP if joined and any(point.low is not None for point in points) else 0
     marks, lines, labels = [], [], []
     for index, group in enumerate(series.values()):
         colour = index % NUM_COLOURS + 1
+        shift = step * (index - (len(series) - 1) / 2)
         for point in group:
             span = None
             if point.low is not None and point.high is not None:
                 span = at_y(point.low), at_y(point.high)
-            marks.append(PlottedPoint(at_x(point.x), at_y(point.y), colour, y_span=span))
+            x = at_x(point.x) + shift
+            marks.append(PlottedPoint(x, at_y(point.y), colour, y_span=span))
             if point.label:
-                labels.append(Text(at_x(point.x), at_y(point.y), point.label, role="ink"))
+                labels.append(Text(x, at_y(point.y), point.label, role="ink"))
         if joined:
-            lines.append((colour, " ".join(f"{at_x(p.x):.1f},{at_y(p.y):.1f}" for p in group)))
+            path = " ".join(f"{at_x(p.x) + shift:.1f},{at_y(p.y):.1f}" for p in group)
+            lines.append((colour, path))
     figure = Figure(
         title,
         bottom + 46,

@@ -107,3 +107,20 @@ def test_a_long_legend_takes_several_lines_within_the_width() -> None:
     for text in legend:
         assert text.x + figures.CHARACTER_WIDTH * len(text.text) <= figures.WIDTH
         assert text.y < figure.height
+
+
+@pytest.mark.parametrize(("half_width", "is_apart"), [(1.0, True), (None, False)])
+def test_joined_series_with_intervals_stand_beside_each_other(
+    half_width: float | None, is_apart: bool
+) -> None:
+    """At the same x value one interval would hide the other; points without one may be exact."""
+    ends = (None, None) if half_width is None else (2 - half_width, 2 + half_width)
+    series = {name: [Point(x=i, y=2, low=ends[0], high=ends[1]) for i in range(3)] for name in "ab"}
+    figure = point_figure("T", series, across="x", upwards="y", joined=True)
+    first, second = (
+        [mark.x for mark in figure.marks if mark.colour == colour] for colour in (1, 2)
+    )
+    shifts = {round(b - a, 6) for a, b in zip(first, second, strict=True)}
+    assert shifts == {figures.SERIES_STEP if is_apart else 0}
+    for colour, path in figure.lines:
+        assert path.startswith(f"{first[0] if colour == 1 else second[0]:.1f},")
