@@ -1,4 +1,4 @@
-"""The images of the study: a balanced part of the splits train and val of a store."""
+"""The images of the study: a balanced part of two splits of a store."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from pipeline.loader import SplitDataset
 from pipeline.store import records
 from pipeline.store.open import open_objects
 from pipeline.store.split import open_split
+from workflows.evaluation import HELD_OUT
 
-TRAIN, HELD_OUT = "train", "val"
-"""The split that heads are trained and validated on, and the one that they are tested on."""
+TRAIN = "train"
+"""The split that heads are trained and validated on; they are tested on val, else on test."""
 
 Integers = NDArray[np.int64]
 
@@ -46,7 +47,7 @@ class ImageSet:
 
     @property
     def test_labels(self) -> Integers:
-        """The labels of the images of the split val."""
+        """The labels of the images of the split that is tested on."""
         return self.labels[self.num_train :]
 
 
@@ -58,7 +59,8 @@ def open_image_set(store: str, network_size: int, num_rows: int, num_test_rows: 
         network_size: The side in pixels of the images that the network takes: the smallest stored
             squares of at least that size are read, or else the largest.
         num_rows: The number of images of the split train; all if there are fewer.
-        num_test_rows: The number of images of the split val; all if there are fewer.
+        num_test_rows: The number of images of the split val, or of test in a store without val; all
+            if there are fewer.
 
     Raises:
         StoreError: There is no such store or split, it is not finished, or has no squares.
@@ -66,7 +68,9 @@ def open_image_set(store: str, network_size: int, num_rows: int, num_test_rows: 
     """
     objects = open_objects(store)
     parts, digests, size = [], [], 0
-    for name, count in ((TRAIN, num_rows), (HELD_OUT, num_test_rows)):
+    present = records.stored_splits(objects)
+    tested = next((name for name in HELD_OUT if name in present), HELD_OUT[0])
+    for name, count in ((TRAIN, num_rows), (tested, num_test_rows)):
         done = records.load_finish_record(objects, name)
         stored = () if done is None else done.sizes
         size = size or fitting_size(stored, network_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import TesseraeError
+from pipeline.errors import StoreError, TesseraeError
 from pipeline.loader import SplitDataset
+from tests.images import prepare_inline
 from tests.workflows.studies.cut.small import (
     KNOWN,
     SIZE,
@@ -233,6 +235,20 @@ def test_images_and_labels_are_those_of_the_rows(files: Path) -> None:
         read = [labels[image.numpy().tobytes()] for image in images.images[part].contiguous()]
         assert read == images.labels[part].tolist()
     assert np.array_equal(np.bincount(images.train_labels), np.full(8, 3))
+
+
+def test_a_store_without_val_is_tested_on_its_split_test(files: Path, tmp_path: Path) -> None:
+    """Such a store is one of CIFAR."""
+    source = tmp_path / "source"
+    for ours, split in (("train", "train"), ("val", "test")):
+        shutil.copytree(files / "source" / ours, source / split)
+        prepare_inline(source, str(tmp_path / "store"), split=split, sizes=(SIZE,), serves=SIZE)
+    images = open_image_set(str(tmp_path / "store"), SIZE, 24, 16)
+    assert (images.num_train, len(images.test_labels)) == (24, 16)
+    shutil.rmtree(tmp_path / "store")
+    prepare_inline(source, str(tmp_path / "store"), split="train", sizes=(SIZE,), serves=SIZE)
+    with pytest.raises(StoreError, match="has no split 'val'"):
+        open_image_set(str(tmp_path / "store"), SIZE, 24, 16)
 
 
 def test_networks_of_the_same_size_share_the_images(files: Path, tmp_path: Path) -> None:
