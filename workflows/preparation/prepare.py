@@ -283,6 +283,8 @@ def _prepare(
                 _finish_and_remove_spool(objects, recipe, plan, work, source)
             raise
     _finish_and_remove_spool(objects, recipe, plan, work, source)
+    if not todo:  # or the same command would fail or succeed by what an earlier run has committed
+        _check_quarantined(options, objects, plan, tally, tally.earlier.total())
     return tally.report()
 
 
@@ -418,14 +420,20 @@ def prepare_shards_of_split(
                 bytes_out=result.bytes_out,
                 quarantined=result.num_rows - result.counts.get("readable", 0),
             )
-            if tally.quarantined.total() > options.max_bad * all_rows:
-                reasons = quarantined_reasons(objects, records.load_commits(objects, plan).values())
-                raise TooManyQuarantinedError(
-                    _quarantine_message(tally, options.max_bad, all_rows, reasons)
-                )
+            _check_quarantined(options, objects, plan, tally, all_rows)
         tally.elapsed = publisher.seconds = time.monotonic() - started
         if tally.failed:
             raise TesseraeError(_failure_message(tally.failed, work.split))
+
+
+def _check_quarantined(
+    options: PrepareOptions, objects: Objects, plan: Plan, tally: Tally, num_rows: int
+) -> None:
+    if tally.quarantined.total() > options.max_bad * num_rows:
+        reasons = quarantined_reasons(objects, records.load_commits(objects, plan).values())
+        raise TooManyQuarantinedError(
+            _quarantine_message(tally, options.max_bad, num_rows, reasons)
+        )
 
 
 def _committed_arrays(commits: dict[int, Commit], shard: int) -> set[str]:
