@@ -2,6 +2,9 @@
 
 `gaussians` and `digits` generate their own data; the others need a store, a folder of images, or
 features and word vectors, as the help text of each says.
+
+`gaussians`, `digits` and `devise` only print their results, and begin anew when they are run again;
+the others record what is finished in a folder, --out, from which the same command continues.
 """
 
 from workflows.commands import Command, Group
@@ -19,18 +22,22 @@ from workflows.studies.options import (
 )
 from workflows.studies.parallel.options import ParallelOptions
 
+_UNRECORDED = "\nIt records nothing: if it is interrupted, it begins anew."
+"""The end of the help text of a study whose results are only printed."""
+
 COMMAND = Group(
     "STUDY",
     lambda: {
         "gaussians": Command(
             (GaussiansOptions,),
             "workflows.studies.command:gaussians",
-            "How many modes of a grid of 25 Gaussians does a generator cover?",
+            "How many modes of a grid of 25 Gaussians does a generator cover?" + _UNRECORDED,
         ),
         "digits": Command(
             (DigitsOptions,),
             "workflows.studies.command:digits",
-            "Do the critic's estimate and the discriminator's loss track sample quality?",
+            "Do the critic's estimate and the discriminator's loss track sample quality?"
+            + _UNRECORDED,
         ),
         "two-changes": Command(
             (TwoChangesOptions,),
@@ -50,7 +57,7 @@ COMMAND = Group(
         "devise": Command(
             (DeviseStudyOptions,),
             "workflows.studies.command:devise",
-            "Does DeViSE recognise unseen classes better than simpler baselines?",
+            "Does DeViSE recognise unseen classes better than simpler baselines?" + _UNRECORDED,
         ),
         "parity": Command(
             (ParityOptions, ParityRecipe),

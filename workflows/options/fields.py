@@ -174,6 +174,9 @@ class Options:
     """The flags of the command line that print a text instead of running the command."""
     FORMER_NAMES: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """Former name -> present name of each option that was renamed: its former flag is accepted."""
+    QUICK_VALUES: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """Option name -> value that `--quick` gives it unless the command line names the option; only
+    for a class with an option `quick`."""
     OMITTED_FLAGS: ClassVar[frozenset[str]] = frozenset()
     """The names of options, usually inherited ones, that the command sets: they have no flags."""
 
@@ -196,6 +199,8 @@ class Options:
     def from_args(cls, args: argparse.Namespace) -> Self:
         """Return the options of a command line; omitted ones have their defaults.
 
+        With `--quick`, omitted ones that `QUICK_VALUES` lists have the values of that.
+
         Args:
             args: The result of a parser to which `add_flags` has added these options; attributes
                 that are no options are ignored.
@@ -205,7 +210,9 @@ class Options:
             ValueError: A value has the wrong type, or is outside its choices or its range.
         """
         names = [field.name for field in dataclasses.fields(cls)]
-        return cls(**{name: getattr(args, name) for name in names if hasattr(args, name)})
+        named = {name: getattr(args, name) for name in names if hasattr(args, name)}
+        small = cls.QUICK_VALUES if named.get("quick") else {}
+        return cls(**{**small, **named})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -366,7 +373,7 @@ def add_flags(parser: argparse.ArgumentParser, options: type[Options]) -> None:
         heading = "options" if flag_of(field).positional else flag_of(field).group
         if heading not in groups:
             groups[heading] = parser.add_argument_group(heading)
-        _add(groups[heading], field, kinds[field.name])
+        _add(groups[heading], field, kinds[field.name], _help(field, options.QUICK_VALUES))
     for flag in options.PRINTING_FLAGS:
         group = groups.get(flag.group, parser)
         group.add_argument(flag.name, action=_Print, text=flag.text, help=flag.help)
@@ -410,12 +417,12 @@ def _fields(options: type[Options]) -> list[dataclasses.Field[Any]]:
     ]
 
 
-def _add(group: Any, field: dataclasses.Field[Any], kind: Kind) -> None:
+def _add(group: Any, field: dataclasses.Field[Any], kind: Kind, help: str) -> None:
     flag = flag_of(field)
     if kind.type is bool:
-        _add_switch(group, field)
+        _add_switch(group, field, help)
         return
-    keywords = _value_keywords(field, kind)
+    keywords = {"help": help, **_value_keywords(field, kind)}
     required = field.default is MISSING
     if flag.positional:
         if not required:  # argparse would take a suppressed default for a value that was typed
@@ -427,13 +434,9 @@ def _add(group: Any, field: dataclasses.Field[Any], kind: Kind) -> None:
 
 
 def _value_keywords(field: dataclasses.Field[Any], kind: Kind) -> dict[str, Any]:
-    """Return the keywords of `add_argument` that tell how values of a field are read and shown."""
+    """Return the keywords of `add_argument` that tell how values of a field are read and named."""
     flag = flag_of(field)
-    keywords: dict[str, Any] = {
-        "help": _help(field),
-        "default": argparse.SUPPRESS,
-        "type": kind.type,
-    }
+    keywords: dict[str, Any] = {"default": argparse.SUPPRESS, "type": kind.type}
     if flag.choices:
         keywords["choices"] = flag.choices
     elif kind.type in (int, float):
@@ -486,13 +489,13 @@ class _Switch(argparse.Action):
         setattr(namespace, self.dest, not str(option_string).startswith("--no-"))
 
 
-def _add_switch(group: Any, field: dataclasses.Field[Any]) -> None:
+def _add_switch(group: Any, field: dataclasses.Field[Any], help: str) -> None:
     spelling = _spelling(field)
     negation = f"--no-{spelling[2:]}"
     # Where False is the default, its flag is accepted, for scripts, but the help need not show it.
     visible = (spelling,) if field.default is False else (spelling, negation)
     action = group.add_argument(
-        *visible, action=_Switch, dest=field.name, default=argparse.SUPPRESS, help=_help(field)
+        *visible, action=_Switch, dest=field.name, default=argparse.SUPPRESS, help=help
     )
     _accept(group, action, negation)
 
@@ -504,14 +507,17 @@ def _accept(group: Any, action: argparse.Action, *spellings: str) -> None:
 
 
 def _value_text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(_value_text, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _help(field: dataclasses.Field[Any]) -> str:
+def _help(field: dataclasses.Field[Any], quick_values: Mapping[str, Any]) -> str:
     flag, default = flag_of(field), field.default
     implied = flag.implied
     if not implied and not any(default is none for none in (MISSING, None, False, "", ())):
-        values = default if isinstance(default, tuple) else (default,)
-        implied = "yes" if default is True else " ".join(map(_value_text, values))
+        implied = "yes" if default is True else _value_text(default)
+    if field.name in quick_values:
+        implied += f"; {_value_text(quick_values[field.name])} with --quick"
     text = f"{flag.help} (default: {implied})" if implied else flag.help
     return text.replace("%", "%%")

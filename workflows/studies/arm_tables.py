@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -31,6 +32,9 @@ class StudyMetric:
     is_rate: bool = False
     """True for positive values that are compared by their ratios, such as rates and times: their
     mean is the geometric one."""
+    limits: tuple[float, float] | None = None
+    """The smallest and the largest possible value, at which intervals end; None: 0 and 1 for shares
+    in percent, and no limits for others."""
     higher_is_better: bool | None = None
     """True if larger values are better, False if smaller ones are, None if neither is."""
 
@@ -40,23 +44,43 @@ class StudyMetric:
         Args:
             interval: The mean of values of this metric and its interval.
         """
-        return self._text(interval, "")
+        return self._text(interval, f".{self._min_decimals}f")
 
-    def difference_text(self, interval: MeanInterval) -> str:
+    def difference_text(self, interval: MeanInterval, *, weight: float = 1.0) -> str:
         """Return a mean difference with its interval, such as `+1.2 (-0.3 to +2.7)`.
+
+        It has as many decimals as show that an interval excludes 0, where it does.
 
         Args:
             interval: The mean difference of values of this metric, and its interval.
+            weight: The sum of the positive weights of a contrast, which multiplies the largest
+                possible difference (default 1, for a difference of two means).
         """
-        return self._text(interval, "+")
+        low, high = self.range
+        limit = weight * (high - low)
+        decimals = interval.decimals(self._min_decimals, unit=self._unit)
+        return self._text(interval.limited(-limit, limit), f"+.{decimals}f")
 
-    def _text(self, interval: MeanInterval, sign: str) -> str:
-        factor, decimals = (100, 1) if self.percent else (1, self.decimals)
+    def _text(self, interval: MeanInterval, form: str) -> str:
         mean, low, high = (
-            f"{factor * value:{sign}.{decimals}f}"
-            for value in (interval.mean, interval.low, interval.high)
+            f"{self._unit * value:{form}}" for value in (interval.mean, interval.low, interval.high)
         )
         return f"{mean} ({low} to {high})" if interval.has_interval else mean
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The smallest and the largest possible value."""
+        if self.limits is not None:
+            return self.limits
+        return (0.0, 1.0) if self.percent else (-math.inf, math.inf)
+
+    @property
+    def _unit(self) -> float:
+        return 100.0 if self.percent else 1.0
+
+    @property
+    def _min_decimals(self) -> int:
+        return 1 if self.percent else self.decimals
 
     @property
     def column(self) -> str:
@@ -73,12 +97,14 @@ def interval_of(runs: Iterable[StudyRun], arm: str, metric: StudyMetric) -> Mean
         metric: The metric; runs without it are left out.
 
     Returns:
-        The mean and its interval; None if no run of the arm has the metric.
+        The mean and its interval, which ends at the limits of the metric; None if no run of the
+        arm has the metric.
     """
     values = list(values_of(runs, arm, metric.name).values())
     if not values:
         return None
-    return geometric_interval(values) if metric.is_rate else mean_interval(values)
+    interval = geometric_interval(values) if metric.is_rate else mean_interval(values)
+    return interval.limited(*metric.range)
 
 
 def difference_of(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from workflows.studies.intervals import confidence_interval
+from workflows.studies.intervals import MIN_VALUES, mean_interval
 from workflows.studies.options import (
     DeviseStudyOptions,
     DigitsOptions,
@@ -23,6 +24,18 @@ def _limit_threads(options: StudyOptions) -> None:
     torch.set_num_threads(options.threads)
 
 
+@contextmanager
+def _recording_nothing() -> Iterator[None]:
+    """Say of an interrupted study that it cannot be continued."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            "This study records nothing: the same command begins anew."
+        ) from None
+
+
+@_recording_nothing()
 def gaussians(options: GaussiansOptions) -> int:
     """Run the study of Gaussians, and print its results.
 
@@ -39,6 +52,7 @@ def gaussians(options: GaussiansOptions) -> int:
 
     Raises:
         NonFiniteError: A generated point is NaN or infinite: training has diverged.
+        KeyboardInterrupt: Ctrl-C was pressed; the message says that nothing is kept.
     """
     from workflows.studies import gaussians as study
 
@@ -67,6 +81,7 @@ def gaussians(options: GaussiansOptions) -> int:
     return 0
 
 
+@_recording_nothing()
 def digits(options: DigitsOptions) -> int:
     """Run the study of digits, and print its results.
 
@@ -83,6 +98,7 @@ def digits(options: DigitsOptions) -> int:
 
     Raises:
         NonFiniteError: A generated image contains NaN or infinity: training has diverged.
+        KeyboardInterrupt: Ctrl-C was pressed; the message says that nothing is kept.
     """
     from workflows.studies import digits as study
 
@@ -106,12 +122,21 @@ def digits(options: DigitsOptions) -> int:
                     f" {curves.correlation:>7.3f}  last distance {curves.distance[-1]:>7.4f}",
                     flush=True,
                 )
-            low, high = confidence_interval(correlations)
-            mean = statistics.mean(correlations)
-            print(f"{arm.name:<16} mean rank correlation {mean:.3f} (95 % {low:.3f} to {high:.3f})")
+            print(f"{arm.name:<16} mean rank correlation {_correlation_text(correlations)}")
     return 0
 
 
+def _correlation_text(correlations: Sequence[float]) -> str:
+    """Return the mean of correlations with its interval, as far as there are any."""
+    interval = mean_interval(correlations).limited(-1, 1)
+    if interval.has_interval:
+        return f"{interval.mean:.3f} (95 % {interval.low:.3f} to {interval.high:.3f})"
+    if len(correlations) < MIN_VALUES:
+        return f"{interval.mean:.3f} (one run has no interval; pass more --seeds)"
+    return "undefined, as a run has none"
+
+
+@_recording_nothing()
 def devise(options: DeviseStudyOptions) -> int:
     """Run the study of DeViSE, and print a line for each result, its table and the differences.
 
@@ -130,6 +155,7 @@ def devise(options: DeviseStudyOptions) -> int:
         TesseraeError: The store, the features, the word vectors, the names, the hierarchy or the
             CLIP model cannot be opened, or there are too few classes, or too few images for a
             batch.
+        KeyboardInterrupt: Ctrl-C was pressed; the message says that nothing is kept.
     """
     from workflows.devise.accuracy import table_rows
     from workflows.studies import devise as study

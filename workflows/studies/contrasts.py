@@ -82,7 +82,8 @@ class Contrast:
         self, runs: Sequence[StudyRun], metric: StudyMetric, difference: MeanInterval
     ) -> str:
         omitted = omitted_seeds(runs, self.weights, difference)
-        numbers = f"{metric.difference_text(difference)}{omitted}"
+        weight = sum(weight for weight in self.weights.values() if weight > 0)
+        numbers = f"{metric.difference_text(difference, weight=weight)}{omitted}"
         return f"{numbers}: {verdict(difference, metric)}"
 
 

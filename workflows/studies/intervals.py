@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+MAX_DECIMALS = 12
+"""The largest number of decimals of a printed number: smaller differences are rounding errors."""
 MIN_VALUES = 2
 """The number of values from which on their mean has an interval."""
 
@@ -29,6 +31,46 @@ class MeanInterval:
         """True if there are enough values for an interval, and all of them are finite."""
         return self.count >= MIN_VALUES and math.isfinite(self.low) and math.isfinite(self.high)
 
+    def limited(self, low: float, high: float) -> MeanInterval:
+        """Return a copy whose interval ends where no value can be, such as below 0 % of a share.
+
+        Student's t knows no such limits. The part that is cut off has no true mean in it, so that
+        the confidence stays 95 %.
+
+        Args:
+            low: The smallest possible value.
+            high: The largest possible value.
+        """
+        if not self.has_interval:
+            return self
+        return replace(self, low=max(low, self.low), high=min(high, self.high))
+
+    def excludes(self, value: float) -> bool:
+        """Return True if there is an interval, and a value is outside of it.
+
+        Args:
+            value: The value, such as 1 for a ratio that would mean no difference.
+        """
+        return self.has_interval and not self.low <= value <= self.high
+
+    def decimals(self, minimum: int, *, null: float = 0.0, unit: float = 1.0) -> int:
+        """Return the number of decimals with which its ends differ from a value that it excludes.
+
+        With fewer ones, `0.000 (0.000 to 0.001)` would stand beside the verdict of a difference.
+
+        Args:
+            minimum: The least number of decimals, which is returned if *null* is not excluded.
+            null: The value, 1 for ratios (default 0).
+            unit: The number that values are multiplied by, 100 for percent (default 1).
+        """
+        if not self.excludes(null):
+            return minimum
+        ends = [unit * (end - null) for end in (self.low, self.high)]
+        return next(
+            (n for n in range(minimum, MAX_DECIMALS) if all(round(end, n) for end in ends)),
+            MAX_DECIMALS,
+        )
+
     def is_within(self, margin: float) -> bool:
         """Return True if the whole interval lies within a margin around 0.
 
@@ -40,7 +82,7 @@ class MeanInterval:
     @property
     def excludes_zero(self) -> bool:
         """True if the whole interval is on one side of 0, so that a difference was seen."""
-        return self.has_interval and (self.low > 0 or self.high < 0)
+        return self.excludes(0)
 
 
 def confidence_interval(values: Sequence[float]) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -32,7 +33,7 @@ class StudyOptions(Options):
 class RecordedStudyOptions(StudyOptions):
     """The options of studies that record each finished run in a folder, and write a report there.
 
-    A subclass sets `STUDY`; its small version, which `--quick` selects, has settings of its own.
+    A subclass sets `STUDY`, and `QUICK_VALUES` for the small version, which `--quick` selects.
     """
 
     STUDY: ClassVar[str]
@@ -46,8 +47,9 @@ class RecordedStudyOptions(StudyOptions):
     )
     quick: bool = option(
         False,
-        "run a small version in less than three minutes, which shows that the study works; its"
-        " figures support no conclusion",
+        "run a small version in less than three minutes, which shows that the study works: options"
+        " that are not given get the small values that their help shows. It prints tables and no"
+        " answers, as its figures support no conclusion",
         implied="the full study",
     )
 
@@ -64,6 +66,15 @@ class RecordedStudyOptions(StudyOptions):
         if not self.quick:
             return []
         return ["This is the small version, --quick: its figures support no conclusion."]
+
+    def answers(self, sentences: Iterable[str]) -> list[str]:
+        """Return the sentences with which the report begins: those of the small version caution.
+
+        Args:
+            sentences: The answers of the study, which the small version leaves out, as its figures
+                support none.
+        """
+        return self.cautions if self.quick else list(sentences)
 
 
 @dataclass(frozen=True, kw_only=True)

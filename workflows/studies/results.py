@@ -1,6 +1,6 @@
 """The folder of a study: its settings and what has been finished, line by line.
 
-    settings.json   the values that decide the results
+    settings.json   the name of the study, and the values that decide its results
     NAME.jsonl      a line for each finished piece of work, such as the run of an arm
 
 A command that is killed loses the piece that it was working on, and no other.
@@ -25,19 +25,28 @@ SETTINGS_FILE = "settings.json"
 LEASE_NAME = "study"
 """The name of the lock of a folder, the same for all studies: they would share its files."""
 
+MAX_DIFFERENCES, MAX_VALUE_LENGTH = 3, 30
+"""The number of settings that a message names at most, and the length of a value that it prints:
+longer ones, such as digests and the fingerprints of a source, tell a reader nothing."""
+_STUDY = "study"
+"""The name of the setting that is the name of the study."""
+
 R = TypeVar("R")
 
 
 class ResultsFolder:
     """The folder of a study."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, study: str | None = None) -> None:
         """Name the folder, which need not exist.
 
         Args:
             path: The folder.
+            study: The name of the study, which is recorded with its settings, so that a folder of
+                another study is refused by its name (default: none is recorded).
         """
         self.path = path
+        self.study = study
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -68,8 +77,8 @@ class ResultsFolder:
             own_entries: The same names as those that `check_settings` gets.
 
         Raises:
-            TesseraeError: The folder has results of other settings, or other files, or its settings
-                are damaged.
+            TesseraeError: The folder has results of another study or of other settings, or other
+                files, or its settings are damaged.
             OSError: They cannot be read.
         """
         recorded = self._recorded_settings(own_entries)
@@ -87,13 +96,14 @@ class ResultsFolder:
                 its settings, such as a store that it prepares (default: none).
 
         Raises:
-            TesseraeError: The folder has results of other settings, or other files, or its settings
-                are damaged.
+            TesseraeError: The folder has results of another study or of other settings, or other
+                files, or its settings are damaged.
             OSError: They cannot be read or written.
         """
         recorded = self._recorded_settings(own_entries)
         if recorded is None:
-            text = json.dumps(settings, indent=1)
+            named = {} if self.study is None else {_STUDY: self.study}
+            text = json.dumps({**named, **settings}, indent=1)
             writing.write(self.path / SETTINGS_FILE, text.encode())
         else:
             self._compare(recorded, settings)
@@ -124,19 +134,29 @@ class ResultsFolder:
                 f"{file} is damaged: {str(e)[:200]}. It says which settings the results are of, so"
                 " pass another --out."
             ) from None
+        # A folder of an earlier version has no name: its settings alone tell it from others.
+        name = recorded.pop(_STUDY, None)
+        if None not in (name, self.study) and name != self.study:
+            raise TesseraeError(
+                f"--out {self.path} has results of the study {name}, and this is the study"
+                f" {self.study}. Pass another --out."
+            )
         return recorded
 
     def _compare(self, recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
         current = json.loads(json.dumps(settings))
         different = [
-            f"{name} is {recorded.get(name)!r} in the folder and {current.get(name)!r} here"
+            _difference_text(name, recorded, current)
             for name in {**recorded, **current}
             if recorded.get(name) != current.get(name)
         ]
         if different:
+            num_more = len(different) - MAX_DIFFERENCES
+            more = [f"and {num_more} more"] if num_more > 0 else []
             raise TesseraeError(
-                f"--out {self.path} has results of other settings: {'; '.join(different)}. Pass the"
-                " same ones, or another --out."
+                f"--out {self.path} has results of other settings:"
+                f" {'; '.join(different[:MAX_DIFFERENCES] + more)}. Pass the same ones, or another"
+                " --out."
             )
 
     def records(self, kind: type[R], name: str) -> list[R]:
@@ -172,6 +192,15 @@ class ResultsFolder:
         file = self.path / name
         _drop_incomplete_line(file)
         writing.append(file, json.dumps(asdict(record)).encode() + b"\n")
+
+
+def _difference_text(name: str, recorded: Mapping[str, Any], current: Mapping[str, Any]) -> str:
+    """Return how a setting differs, with both values if they are short enough to be read."""
+    shown = name.replace("_", " ")
+    both = recorded.get(name), current.get(name)
+    if any(isinstance(value, dict | list) or len(str(value)) > MAX_VALUE_LENGTH for value in both):
+        return f"{shown}: not the same"
+    return f"{shown} is {both[0]!r} in the folder and {both[1]!r} here"
 
 
 def _drop_incomplete_line(file: Path) -> None:

@@ -48,7 +48,8 @@ def run_arms(
 ) -> list[StudyRun]:
     """Run each arm with each seed, unless the folder has that run, and return all of them.
 
-    Each run is recorded when it ends, and printed as a line. All arms of a seed are run before the
+    Each run is recorded when it ends, and printed as a line; a line before them names finished
+    seeds of these arms that are not among *seeds*. All arms of a seed are run before the
     next seed, so that a study that is broken off has pairs to compare, unless *arm_by_arm*.
 
     Args:
@@ -78,6 +79,9 @@ def run_arms(
         pairs = [(arm, seed) for arm in arms for seed in seeds]
     recorded = {(r.arm, r.seed): r for r in results.records(StudyRun, RUNS_FILE)}
     runs = {pair: recorded[pair] for pair in pairs if pair in recorded}
+    left_out = sorted({seed for arm, seed in recorded if arm in arms} - {*seeds})
+    if left_out:
+        print(left_out_line(title, left_out), flush=True)
     for finished in runs.values():
         print(line(finished), flush=True)
     try:
@@ -103,6 +107,20 @@ def run_arms(
     except KeyboardInterrupt:
         raise KeyboardInterrupt(resume_advice(results, len(recorded))) from None
     return [runs[pair] for pair in pairs]
+
+
+def left_out_line(title: str, seeds: Sequence[int]) -> str:
+    """Return the line on finished runs that a report leaves out, as their seeds are not named.
+
+    Args:
+        title: A description of the runs.
+        seeds: Their seeds, ascending.
+    """
+    listed = f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
+    return (
+        f"{title}: the folder has finished runs of {listed} that the report leaves out; pass"
+        f" --seeds {seeds[-1] + 1} to include them"
+    )
 
 
 def _shuffled(arms: Sequence[str], seeds: Sequence[int]) -> list[tuple[str, int]]:

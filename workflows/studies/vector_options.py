@@ -59,8 +59,3 @@ class VectorStudyOptions(RecordedStudyOptions):
                 f"--split and --query-split are both {self.split}: expected two splits, so that no"
                 " image is its own answer."
             )
-
-    @property
-    def num_vectors(self) -> int:
-        """The number of vectors to read at most."""
-        return self.max_vectors

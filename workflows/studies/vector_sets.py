@@ -87,7 +87,7 @@ def open_vector_sets(options: VectorStudyOptions) -> Iterator[VectorSet]:
         ValueError: `features` is None, and the store has none or several.
     """
     if options.word_vectors is not None:
-        yield _words(options.word_vectors, options.num_vectors)
+        yield _words(options.word_vectors, options.max_vectors)
     if options.store is not None:
         yield _images(options)
 
@@ -106,7 +106,7 @@ def _images(options: VectorStudyOptions) -> VectorSet:
     num_dropped = 0
     for split, min_count in ((options.split, MIN_VECTORS), (options.query_split, MIN_QUERIES)):
         features = open_features(store, name, split)
-        rows = features.readable[: options.num_vectors]
+        rows = features.readable[: options.max_vectors]
         vectors, usable, dropped = _usable(
             features.rows(rows), f"split {split} of {store}", min_count
         )

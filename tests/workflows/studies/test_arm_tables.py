@@ -29,6 +29,29 @@ def test_a_row_has_the_mean_and_the_difference_with_their_intervals() -> None:
     assert table.rows[1] == ["pad", "3", "62.0 (35.8 to 88.2)", "+2.0 (-0.5 to +4.5)"]
 
 
+def test_an_interval_of_a_share_ends_at_its_limits() -> None:
+    """A share below 0 % or above 100 %, and a difference of more than 100 points, cannot be."""
+    runs = runs_of(crop=[0.01, 0.3], pad=[0.99, 0.6])
+    table = arm_table("Arms", runs, ["crop", "pad"], [ACCURACY], base="crop")
+    assert table.rows[0][2] == "15.5 (0.0 to 100.0)"
+    assert table.rows[1][3] == "+64.0 (-100.0 to +100.0)"
+    correlation = StudyMetric(name="accuracy", heading="correlation", limits=(-1, 1))
+    (row,) = arm_table("Arms", runs, ["crop"], [correlation]).rows
+    assert row[2] == "0.155 (-1.000 to 1.000)"
+
+
+def test_a_verdict_has_numbers_that_show_it() -> None:
+    """`-0.000 (-0.001 to -0.000): better` would contradict itself."""
+    values = {"base": [0.5, 0.6, 0.7], "arm": [0.4998, 0.5996, 0.6997]}
+    runs = [
+        StudyRun(arm=arm, seed=seed, metrics={"distance": value}, seconds=1.0)
+        for arm, of_seeds in values.items()
+        for seed, value in enumerate(of_seeds)
+    ]
+    (line,) = conclusions(runs, ["base", "arm"], DISTANCE, base="base")
+    assert line.endswith("-0.0003 (-0.0005 to -0.0001): better")
+
+
 def test_undefined_metrics_are_counted() -> None:
     """A mean over fewer runs than the arm has says so."""
     runs = [*runs_of(a=[0.5, 0.6]), StudyRun(arm="a", seed=2, metrics={}, seconds=1.0)]

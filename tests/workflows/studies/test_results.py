@@ -47,6 +47,34 @@ def test_other_settings_are_refused_by_name(results: ResultsFolder) -> None:
         results.check_settings({"epochs": 2})
 
 
+def test_many_settings_are_named_shortly(results: ResultsFolder) -> None:
+    """Three of them at most, and no digest: the reader would look for the sentence behind it."""
+    with pytest.raises(TesseraeError) as raised:
+        results.check_settings({"word_digest": "ab" * 16, "epochs": 3, "source": {"a": "b"}})
+    assert str(raised.value) == (
+        f"--out {results.path} has results of other settings: epochs is 2 in the folder and 3 here;"
+        " crop is 'random' in the folder and None here; word digest: not the same; and 1 more. Pass"
+        " the same ones, or another --out."
+    )
+
+
+@pytest.mark.parametrize("check", ["check_settings", "check_known_settings"])
+def test_a_folder_of_another_study_is_refused_by_its_name(tmp_path: Path, check: str) -> None:
+    """However their settings differ; a folder without a name, of an earlier version, continues."""
+    ResultsFolder(tmp_path, "cosine").check_settings({"rows": 2})
+    recorded = json.loads((tmp_path / "settings.json").read_text())
+    assert recorded == {"study": "cosine", "rows": 2}
+    getattr(ResultsFolder(tmp_path, "cosine"), check)({"rows": 2})
+    with pytest.raises(
+        TesseraeError, match=r"of the study cosine, and this is the study cut\. Pass"
+    ):
+        getattr(ResultsFolder(tmp_path, "cut"), check)({"images": 3})
+    (tmp_path / "settings.json").write_text('{"rows": 2}')
+    getattr(ResultsFolder(tmp_path, "cosine"), check)({"rows": 2})
+    with pytest.raises(TesseraeError, match="rows is 2 in the folder and 3 here"):
+        getattr(ResultsFolder(tmp_path, "cosine"), check)({"rows": 3})
+
+
 @pytest.mark.parametrize("check", ["check_settings", "check_known_settings"])
 def test_a_folder_of_other_files_is_refused(tmp_path: Path, check: str) -> None:
     """Nothing is written beside files that are not of a study."""

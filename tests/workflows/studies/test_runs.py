@@ -76,6 +76,24 @@ def test_a_metric_without_a_finite_value_is_left_out(tmp_path: Path) -> None:
     assert {tuple(run.metrics) for run in again} == {("y",)}
 
 
+def test_finished_seeds_that_are_left_out_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A report with fewer seeds replaces one with more; those of other arms are no part of it."""
+    run_all(ResultsFolder(tmp_path), lambda arm, seed: {"x": 1.0})
+    assert "leaves out" not in capsys.readouterr().out
+    line = (
+        "runs: the folder has finished runs of seed 1 that the report leaves out; pass --seeds 2 to"
+        " include them\n"
+    )
+    for arm, is_named in (("a", True), ("c", False)):
+        run_arms(
+            ResultsFolder(tmp_path), (arm,), (0,), lambda arm, seed: {"x": 1.0},
+            title="runs", line=lambda run: run.arm,
+        )  # fmt: skip
+        assert (line in capsys.readouterr().out) == is_named
+
+
 def test_a_failed_run_is_not_recorded(tmp_path: Path) -> None:
     """Its error is that of the study."""
     results = ResultsFolder(tmp_path)

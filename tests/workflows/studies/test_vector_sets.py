@@ -128,17 +128,6 @@ def test_what_cannot_be_measured_is_refused(
         list(open_vector_sets(options(store=str(small.store))))
 
 
-def test_the_small_version_of_neighbours_reads_few_vectors(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """All vectors at hand are searched, so that a large file would take long."""
-    monkeypatch.setattr("workflows.studies.neighbours.options.QUICK_VECTORS", 200)
-    file = str(write_words(tmp_path / "words.txt"))
-    (quick,) = open_vector_sets(NeighboursOptions(word_vectors=file, quick=True))
-    (full,) = open_vector_sets(NeighboursOptions(word_vectors=file))
-    assert (len(quick.vectors), len(full.vectors)) == (199, 399)
-
-
 def test_too_few_queries_of_a_split_are_refused(
     small: Small, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,7 +58,7 @@ def cosine(options: CosineOptions) -> int:
         if (queries := labelled_queries(vector_set, options)) is not None
     }
     settings = _settings(options, sets, labelled)
-    results = ResultsFolder(options.folder)
+    results = ResultsFolder(options.folder, options.STUDY)
     with results.locked(), ThreadpoolController().limit(limits=options.threads):
         results.check_settings(settings)
         print(f"results: {options.folder}")
@@ -70,7 +70,7 @@ def cosine(options: CosineOptions) -> int:
         runs = run_arms(
             results,
             list(arms),
-            range(options.num_seeds),
+            range(options.seeds),
             lambda arm, seed: arms[arm](seed),
             title="samples",
             line=_line,
@@ -123,9 +123,9 @@ def labelled_queries(vector_set: VectorSet, options: CosineOptions) -> LabelledQ
         return None
     assert vector_set.queries is not None
     assert vector_set.query_labels is not None
-    rows = np.flatnonzero(vector_set.labels >= 0)[: options.searched_rows]
+    rows = np.flatnonzero(vector_set.labels >= 0)[: options.searched]
     pool = np.random.default_rng(0).permutation(np.flatnonzero(vector_set.query_labels >= 0))
-    per_seed = min(options.sample_queries, len(pool) // options.num_seeds)
+    per_seed = min(options.queries, len(pool) // options.seeds)
     if len(rows) < MIN_SEARCHED:
         raise TesseraeError(
             f"{len(rows):,} of the images of split {options.split} that were read have a label:"
@@ -134,7 +134,7 @@ def labelled_queries(vector_set: VectorSet, options: CosineOptions) -> LabelledQ
     if per_seed < MIN_QUERIES:
         raise TesseraeError(
             f"{len(pool):,} of the images of split {options.query_split} that were read have a"
-            f" label: expected at least {MIN_QUERIES} for each of {options.num_seeds} seeds. Pass"
+            f" label: expected at least {MIN_QUERIES} for each of {options.seeds} seeds. Pass"
             " fewer --seeds, or another --query-split."
         )
     return LabelledQueries(
@@ -152,7 +152,7 @@ def _arms(
     """Return the function of a seed that runs each arm of a set, by the name of the arm."""
 
     def sample(seed: int) -> Doubles:
-        rows = sample_of(vector_set, options.sample_rows, seed)
+        rows = sample_of(vector_set, options.rows, seed)
         return vector_set.vectors[rows].astype(np.float64)
 
     def run_form(form: str, seed: int) -> Mapping[str, float]:
@@ -186,7 +186,7 @@ def _settings(
         settings[f"{name} searched"] = len(queries.labels)
         settings[f"{name} queries of a seed"] = queries.per_seed
     return settings | {
-        "rows": options.sample_rows, "threads": options.threads, "numpy": version("numpy"),
+        "rows": options.rows, "threads": options.threads, "numpy": version("numpy"),
     }  # fmt: skip
 
 
@@ -213,7 +213,7 @@ def _report(
     names = [vector_set.name for vector_set in sets]
     lengths = {s.name: measure_lengths(s.vectors).lengths for s in sets}
     tables = [summary.norm_table({name: norm_quantiles(v) for name, v in lengths.items()})]
-    answers = options.cautions
+    answers: list[str] = []
     figures = {"hubness": summary.hubness_figure(names, runs)}
     for vector_set in sets:
         name = vector_set.name
@@ -232,7 +232,7 @@ def _report(
             "When do dot product, cosine and Euclidean distance agree, what do lengths, the mean"
             f" vector and hubs change, and which one should be used? {described}."
         ),
-        answers=answers,
+        answers=options.answers(answers),
         tables=tables,
         figures=figures,
         notes=_notes(options, sets, labelled),
@@ -244,9 +244,10 @@ def _notes(
     options: CosineOptions, sets: Sequence[VectorSet], labelled: Mapping[str, LabelledQueries]
 ) -> list[str]:
     notes = [
-        f"Each of {options.num_seeds} seeds draws a sample of {options.sample_rows:,} vectors, at"
+        f"Each of {options.seeds} seeds draws a sample of {options.rows:,} vectors, at"
         " most 80 % of a set. Each vector of a sample is a query among the others. Intervals are"
-        " 95 %, by Student's t over the seeds; samples of different seeds overlap.",
+        " 95 %, by Student's t over the seeds, and end at the limits of shares and correlations;"
+        " samples of different seeds overlap.",
         "Hubness is the skewness of N_10, the number of vectors of which a vector is among the 10"
         " nearest (Radovanovic et al., JMLR 2010). The largest hub is a neighbour of that share of"
         " the sample. Correlations are Spearman's, of N_10.",

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from workflows.options.fields import option
 from workflows.studies.vector_options import VectorStudyOptions
-
-QUICK_ROWS, QUICK_QUERIES, QUICK_SEARCHED, QUICK_SEEDS = 800, 100, 2_000, 3
-"""The sizes of the small version, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +14,7 @@ class CosineOptions(VectorStudyOptions):
     """The options of `tesserae study cosine`."""
 
     STUDY = "cosine"
+    QUICK_VALUES = MappingProxyType({"rows": 800, "queries": 100, "searched": 2_000, "seeds": 3})
 
     rows: int = option(
         4_000,
@@ -37,23 +36,3 @@ class CosineOptions(VectorStudyOptions):
         minimum=100,
         maximum=100_000,
     )
-
-    @property
-    def sample_rows(self) -> int:
-        """The number of vectors in a sample, of the small version if that is selected."""
-        return min(self.rows, QUICK_ROWS) if self.quick else self.rows
-
-    @property
-    def sample_queries(self) -> int:
-        """The number of labelled queries in a sample."""
-        return min(self.queries, QUICK_QUERIES) if self.quick else self.queries
-
-    @property
-    def searched_rows(self) -> int:
-        """The number of labelled images that are searched."""
-        return min(self.searched, QUICK_SEARCHED) if self.quick else self.searched
-
-    @property
-    def num_seeds(self) -> int:
-        """The number of samples."""
-        return min(self.seeds, QUICK_SEEDS) if self.quick else self.seeds

@@ -25,14 +25,21 @@ HUB_METRICS = (
     HUBNESS,
     StudyMetric(name="orphans", heading="no one's neighbour", percent=True, higher_is_better=False),
     StudyMetric(name="largest", heading="largest hub", percent=True, higher_is_better=False),
-    StudyMetric(name="length_correlation", heading="correlation with length", decimals=2),
-    StudyMetric(name="mean_correlation", heading="correlation with cosine to mean", decimals=2),
+    StudyMetric(
+        name="length_correlation", heading="correlation with length", decimals=2, limits=(-1, 1)
+    ),
+    StudyMetric(
+        name="mean_correlation",
+        heading="correlation with cosine to mean",
+        decimals=2,
+        limits=(-1, 1),
+    ),
 )
 PRECISION = StudyMetric(
     name="precision", heading=f"precision@{K}", percent=True, higher_is_better=True
 )
 FORM_METRICS = (
-    StudyMetric(name="mean_cosine", heading="mean cosine of pairs"),
+    StudyMetric(name="mean_cosine", heading="mean cosine of pairs", limits=(-1, 1)),
     StudyMetric(name="mean_share", heading="share of the mean vector", percent=True),
     StudyMetric(name="dot_cosine", heading="dot and cosine", percent=True),
     StudyMetric(name="cosine_euclidean", heading="cosine and Euclidean", percent=True),

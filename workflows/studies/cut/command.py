@@ -33,7 +33,7 @@ def cut(options: CutOptions) -> int:
     """
     torch.set_num_threads(options.threads)
     study = CutStudy(options)
-    results = ResultsFolder(options.folder)
+    results = ResultsFolder(options.folder, options.STUDY)
     with results.locked():
         results.check_settings(study.settings())
         print(f"results: {options.folder}")

@@ -139,11 +139,11 @@ class CutStudy:
 
     def _open_data(self, network: Network, words: Any) -> NetworkData:
         options, size = self.options, network.backbone.size
-        images = self._open_images(options.store, size, options.num_rows, options.num_test_rows)
+        images = self._open_images(options.store, size, options.rows, options.test_rows)
         probe_images = images
         if options.probe_store not in (None, options.store):
             probe_images = self._open_images(
-                options.probe_store, size, options.num_rows, options.num_test_rows
+                options.probe_store, size, options.rows, options.test_rows
             )
         named = names_of_classes(images.classes, options.class_names)
         classes = class_vectors(words, named, synonyms=options.synonyms)
@@ -207,8 +207,8 @@ class CutStudy:
             "word_vectors": f"{Path(options.word_vectors).name} {self._word_digest[:16]}",
             "synonyms": options.synonyms,
             "class_names": class_names,
-            "rows": options.num_rows,
-            "test_rows": options.num_test_rows,
+            "rows": options.rows,
+            "test_rows": options.test_rows,
             "unseen_classes": options.unseen_classes,
             "validation_classes": options.validation_classes,
             "seeds": options.seeds,

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 from workflows.options.fields import option
 from workflows.options.shared import synonyms_option
 from workflows.studies.options import RecordedStudyOptions
-
-QUICK_ROWS, QUICK_TEST_ROWS = 400, 200
-"""The numbers of images of `--quick`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +16,7 @@ class CutOptions(RecordedStudyOptions):
     """The options of `tesserae study cut`."""
 
     STUDY: ClassVar[str] = "cut"
+    QUICK_VALUES = MappingProxyType({"rows": 400, "test_rows": 200})
 
     store: str = option(
         MISSING,
@@ -51,15 +50,13 @@ class CutOptions(RecordedStudyOptions):
     rows: int = option(
         2_000,
         "number of images of the split train, the same from each class, with which heads are"
-        f" trained and their penalty is chosen; {QUICK_ROWS} or fewer with --quick. Time and memory"
-        " grow with its square",
+        " trained and their penalty is chosen. Time and memory grow with its square",
         minimum=8,
         maximum=20_000,
     )
     test_rows: int = option(
         2_000,
-        "number of images of the split val to test on, the same from each class;"
-        f" {QUICK_TEST_ROWS} or fewer with --quick",
+        "number of images of the split val to test on, the same from each class",
         minimum=4,
         maximum=20_000,
     )
@@ -89,13 +86,3 @@ class CutOptions(RecordedStudyOptions):
         repeated = sorted({name for name in self.trunk if self.trunk.count(name) > 1})
         if repeated:
             raise ValueError(f"--trunk is {repeated[0]!r} twice: pass each network once.")
-
-    @property
-    def num_rows(self) -> int:
-        """The number of images to train and validate with."""
-        return min(self.rows, QUICK_ROWS) if self.quick else self.rows
-
-    @property
-    def num_test_rows(self) -> int:
-        """The number of images to test with."""
-        return min(self.test_rows, QUICK_TEST_ROWS) if self.quick else self.test_rows

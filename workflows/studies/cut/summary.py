@@ -73,7 +73,7 @@ def report_of(study: CutStudy, runs: Sequence[StudyRun]) -> StudyReport:
             "After which block, pooled or not, are the features of a network worth storing: for a"
             " linear probe, and for DeViSE on unseen classes?"
         ),
-        answers=[*study.options.cautions, *answers],
+        answers=study.options.answers(answers),
         tables=tables,
         figures=figures,
         notes=[*notes, *_notes(study)],

@@ -64,9 +64,8 @@ def fit(options: FitOptions) -> int:
         ValueError: An option has an invalid value.
         KeyboardInterrupt: Ctrl-C was pressed; the message says how to continue.
     """
-    options = options.resolved
     torch.set_num_threads(options.threads)
-    results = ResultsFolder(options.folder)
+    results = ResultsFolder(options.folder, options.STUDY)
     settings = _settings(options)
     with results.locked():
         results.check_settings(settings)

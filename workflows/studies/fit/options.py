@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, replace
-from typing import Any, ClassVar, Self
+from dataclasses import MISSING, dataclass
+from types import MappingProxyType
+from typing import ClassVar
 
 from workflows.classify.options import NETWORKS
 from workflows.options.fields import option
@@ -13,8 +14,6 @@ from workflows.studies.options import RecordedStudyOptions
 
 _IMAGES = "images"
 _TRAINING = "training"
-_QUICK = {"classes": 10, "images_per_class": 20, "epochs": 4, "seeds": 3}
-"""The largest values of a quick study."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +21,9 @@ class FitOptions(RecordedStudyOptions, SourceReadingOptions):
     """The options of `tesserae study fit`."""
 
     STUDY: ClassVar[str] = "fit"
+    QUICK_VALUES = MappingProxyType(
+        {"classes": 10, "images_per_class": 20, "epochs": 4, "seeds": 3}
+    )
 
     source: str = option(
         MISSING,
@@ -113,14 +115,3 @@ class FitOptions(RecordedStudyOptions, SourceReadingOptions):
                 "--validation chooses settings of training, and --trunk trains nothing. Omit one of"
                 " them."
             )
-
-    @property
-    def resolved(self) -> Self:
-        """The options with the small values of a quick study, if it is one."""
-        if not self.quick:
-            return self
-        smaller: dict[str, Any] = {
-            name: limit if (value := getattr(self, name)) is None else min(value, limit)
-            for name, limit in _QUICK.items()
-        }
-        return replace(self, **smaller)

@@ -75,10 +75,9 @@ def pretrained_report(
     return StudyReport(
         title="Crop, pad or squish: a pretrained network",
         question=QUESTION,
-        answers=[
-            *options.cautions,
-            *(_answer(name, difference) for name, difference in differences.items()),
-        ],
+        answers=options.answers(
+            _answer(name, difference) for name, difference in differences.items()
+        ),
         tables=[table, _shape_table(top1, images), cost_table(images)],
         figures={
             "differences": interval_figure(

@@ -129,7 +129,7 @@ def training_report(
     return StudyReport(
         title="Crop, pad or squish",
         question=QUESTION,
-        answers=[*options.cautions, *_answers(cells, shares)],
+        answers=options.answers(_answers(cells, shares)),
         tables=tables,
         figures=dict(_figures(cells, images)),
         notes=[

@@ -127,7 +127,7 @@ class ColourExperiment:
         """Prepare the comparison with the held-out images.
 
         Args:
-            options: The options, with those of the small version if it is to be run.
+            options: The options.
             images: The images.
             results: The folder of the study, which gets grids of coloured images.
             device: The device that trains.
@@ -252,7 +252,7 @@ def adversarial(options: AdversarialOptions, experiment: ColourExperiment) -> St
     """Run the study, or continue it, and return its report.
 
     Args:
-        options: The options, with those of the small version if it is to be run.
+        options: The options.
         experiment: The images and the folder, which is locked.
 
     Raises:
@@ -288,14 +288,11 @@ def adversarial(options: AdversarialOptions, experiment: ColourExperiment) -> St
     return StudyReport(
         title="Colourisation with and without a critic",
         question=QUESTION,
-        answers=[
-            *options.cautions,
-            *(
-                line
-                for metric in (ERROR, SATURATION, COLOURS)
-                for line in conclusions(runs, trained, metric, base=NO_CRITIC)
-            ),
-        ],
+        answers=options.answers(
+            line
+            for metric in (ERROR, SATURATION, COLOURS)
+            for line in conclusions(runs, trained, metric, base=NO_CRITIC)
+        ),
         tables=[
             arm_table("Coloured held-out images", runs, rows, METRICS),
             arm_table("Differences, paired by seed", runs, trained, METRICS[:3], base=NO_CRITIC),

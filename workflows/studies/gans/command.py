@@ -16,7 +16,6 @@ from workflows.studies.gans.experiment import (
     STORE_FOLDER,
     open_experiment,
     prepare_source,
-    small_version,
     study_settings,
 )
 from workflows.studies.gans.images import StudyImages, open_images
@@ -101,8 +100,7 @@ def _run(
     torch.set_num_threads(options.threads)
     # Some algorithms of cuDNN give other figures in each run, even with equal seeds.
     torch.backends.cudnn.deterministic = True
-    options = small_version(options)
-    results = ResultsFolder(options.folder)
+    results = ResultsFolder(options.folder, options.STUDY)
     # A store is opened before the folder is created, which a wrong one would leave behind.
     images = None if options.store is None else _open(options, options.store)
     with results.locked():

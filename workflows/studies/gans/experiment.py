@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from pipeline import sources
+from pipeline.errors import StoreMismatchError, TesseraeError
 from workflows.preparation.options import PrepareOptions
 from workflows.preparation.prepare import prepare
 from workflows.studies.arm_tables import StudyMetric
@@ -52,8 +53,6 @@ EVALUATIONS, QUICK_EVALUATIONS = 25, 6
 """The number of evaluations in a run."""
 EVALUATION_ROWS, QUICK_EVALUATION_ROWS = 1_000, 100
 """The maximum number of samples, and of held-out images, in an evaluation."""
-QUICK_STEPS, QUICK_WIDTH, QUICK_BATCH, QUICK_SIZE = 24, 8, 32, 16
-"""The settings of the small version, or those of the options if these are smaller."""
 
 FEATURE_DISTANCE = StudyMetric(name=FEATURES, heading="feature distance", higher_is_better=False)
 """The metric by which the studies rank samples."""
@@ -67,13 +66,20 @@ SAMPLE_METRICS = (
 )
 """The metrics of samples, which controls have too."""
 CRITIC_METRICS = (
-    StudyMetric(name=FEATURE_CORRELATION, heading="correlation with feature distance", decimals=2),
-    StudyMetric(name=CORRELATION, heading="correlation with pixel distance", decimals=2),
-    StudyMetric(name=DIVERGED, heading="diverged", decimals=2, higher_is_better=False),
+    StudyMetric(
+        name=FEATURE_CORRELATION,
+        heading="correlation with feature distance",
+        decimals=2,
+        limits=(-1, 1),
+    ),
+    StudyMetric(
+        name=CORRELATION, heading="correlation with pixel distance", decimals=2, limits=(-1, 1)
+    ),
+    StudyMetric(
+        name=DIVERGED, heading="diverged", decimals=2, limits=(0, 1), higher_is_better=False
+    ),
 )
 """The metrics of training."""
-
-AnyOptions = TypeVar("AnyOptions", bound=StoredImagesOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,34 +159,19 @@ class GanExperiment:
         return self.comparison.measure(samples)
 
 
-def small_version(options: AnyOptions) -> AnyOptions:
-    """Return the options of the small version if `quick` is set, else the options as they are."""
-    if not options.quick:
-        return options
-    return replace(
-        options,
-        steps=min(options.steps, QUICK_STEPS),
-        width=min(options.width, QUICK_WIDTH),
-        batch_size=min(options.batch_size, QUICK_BATCH),
-        image_size=min(options.image_size, QUICK_SIZE),
-        max_images=min(options.max_images, 1_000),
-        seeds=min(options.seeds, 3),
-    )
-
-
 def prepare_source(options: StoredImagesOptions) -> str:
     """Prepare the images of `--source` into a store below the folder of the study.
 
     Only the splits that the study reads are prepared.
 
     Args:
-        options: The options, with those of the small version if it is to be run.
+        options: The options.
 
     Returns:
         The folder of the store. A finished one is not prepared again.
 
     Raises:
-        TesseraeError: The source cannot be used, or the store holds other images.
+        TesseraeError: The source cannot be used, or the folder has results of another one.
         ValueError: `held_out` is set, and the source has no named splits.
     """
     assert options.source is not None
@@ -192,16 +183,23 @@ def prepare_source(options: StoredImagesOptions) -> str:
         )
     store = str(options.folder / STORE_FOLDER)
     splits = [split for split in (options.split, options.held_out) if split is not None]
-    prepare(
-        PrepareOptions(
-            source=options.source,
-            store=store,
-            split=tuple(splits),
-            sizes=(options.image_size,),
-            max_bad=1.0,  # unreadable images are reported, and no arm is trained on them
-            dashboard=False,
+    try:
+        prepare(
+            PrepareOptions(
+                source=options.source,
+                store=store,
+                split=tuple(splits),
+                sizes=(options.image_size,),
+                max_bad=1.0,  # unreadable images are reported, and no arm is trained on them
+                dashboard=False,
+            )
         )
-    )
+    except StoreMismatchError as e:  # it speaks of a store, which nobody has passed
+        reason = str(e).split(". ")[0]
+        raise TesseraeError(
+            f"--out {options.folder} has images of another --source than {options.source}, or"
+            f" prepared in another way: {reason[:200]}. Pass the same --source, or another --out."
+        ) from e
     return store
 
 
@@ -211,7 +209,7 @@ def open_experiment(
     """Return the experiment of a study of GANs.
 
     Args:
-        options: The options, with those of the small version if it is to be run.
+        options: The options.
         images: The images.
         results: The folder of the study, which is locked.
         device: The device that trains.
@@ -254,16 +252,16 @@ def study_settings(options: StoredImagesOptions) -> dict[str, Any]:
     """Return those settings of a study that are known before its images are.
 
     Args:
-        options: The options, with those of the small version if it is run.
+        options: The options.
     """
-    return {"study": options.STUDY, "quick": options.quick, "torch": version("torch")}
+    return {"quick": options.quick, "torch": version("torch")}
 
 
 def settings_of(options: GanOptions, experiment: GanExperiment) -> dict[str, Any]:
     """Return the settings that decide the results of a study, for its folder.
 
     Args:
-        options: The options, with those of the small version if it is run.
+        options: The options.
         experiment: The images and the size of the runs.
     """
     size = experiment.size
@@ -361,5 +359,6 @@ def measurement_notes(experiment: GanExperiment) -> list[str]:
         " of held-out images. Novelty: that to the nearest training image, divided likewise; 0 is a"
         " copy. Noise has more than 1 of both, blurred images less.",
         "Equal seeds have the same batches and noise, and equal networks the same initial weights,"
-        " so differences are paired by seed. Intervals are 95 %, by Student's t over seeds.",
+        " so differences are paired by seed. Intervals are 95 %, by Student's t over seeds, and end"
+        " at the limits of shares and correlations.",
     ]

@@ -204,7 +204,7 @@ def hacks(options: HacksOptions, experiment: GanExperiment) -> StudyReport:
     """Run the study, or continue it, and return its report.
 
     Args:
-        options: The options, with those of the small version if it is to be run.
+        options: The options.
         experiment: The images, the size of the runs, and the folder, which is locked.
 
     Raises:
@@ -223,7 +223,7 @@ def hacks(options: HacksOptions, experiment: GanExperiment) -> StudyReport:
     return StudyReport(
         title="Tips for training GANs",
         question=QUESTION,
-        answers=[*options.cautions, *_answers(tips, effects, runs)],
+        answers=options.answers(_answers(tips, effects, runs)),
         tables=[
             _tips_table(tips),
             arm_table("Samples of each arm", runs, [*CONTROLS, *recipes], SAMPLE_METRICS),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from workflows.adversarial.objectives import OBJECTIVES
 from workflows.options.fields import option
@@ -16,6 +17,10 @@ _TRAINING = "networks and training"
 @dataclass(frozen=True, kw_only=True)
 class StoredImagesOptions(RecordedStudyOptions):
     """The options of studies that train networks with a critic on the images of a store."""
+
+    QUICK_VALUES = MappingProxyType(
+        {"seeds": 3, "max_images": 1_000, "width": 8, "batch_size": 32, "steps": 24}
+    )
 
     seeds: int = option(
         3, "number of repetitions of each configuration, with seeds 0, 1, ...", minimum=1

@@ -114,7 +114,7 @@ def two_changes(options: TwoChangesOptions, experiment: GanExperiment) -> StudyR
     """Run the study, or continue it, and return its report.
 
     Args:
-        options: The options, with those of the small version if it is to be run.
+        options: The options.
         experiment: The images, the size of the runs, and the folder, which is locked.
 
     Raises:
@@ -138,12 +138,13 @@ def two_changes(options: TwoChangesOptions, experiment: GanExperiment) -> StudyR
     return StudyReport(
         title="From GAN to WGAN in two changes",
         question=QUESTION,
-        answers=[
-            *options.cautions,
-            *(contrast.conclusion(runs, FEATURE_DISTANCE) for contrast in contrasts()),
-            contrasts()[0].conclusion(runs, CRITIC_METRICS[0]),
-            *_against_gaussian(runs, list(arms)),
-        ],
+        answers=options.answers(
+            [
+                *(contrast.conclusion(runs, FEATURE_DISTANCE) for contrast in contrasts()),
+                contrasts()[0].conclusion(runs, CRITIC_METRICS[0]),
+                *_against_gaussian(runs, list(arms)),
+            ]
+        ),
         tables=[samples, critics, effects],
         figures=_figures(runs, rows, experiment.curves()),
         notes=[
@@ -151,7 +152,7 @@ def two_changes(options: TwoChangesOptions, experiment: GanExperiment) -> StudyR
             "Correlation: Spearman's, of the critic's estimate on held-out images with a distance,"
             " over the evaluations after the first fifth of a run. The estimate is the mean score"
             " of real minus that of generated images for the loss mean-score, and the negative loss"
-            " of the critic for others. Intervals by Student's t may reach beyond 1.",
+            " of the critic for others.",
             "Optimisers: adam has the learning rate 2e-4 and the decay rates 0.5 and 0.999 of the"
             " DCGAN paper, rmsprop the learning rate 5e-5 of the WGAN paper, so that the factor is"
             " the optimiser with its learning rate. The clip is 0.01. Every arm has"

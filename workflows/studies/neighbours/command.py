@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from typing import Any
@@ -24,9 +25,9 @@ from workflows.studies.neighbours.methods import (
 from workflows.studies.neighbours.options import NeighboursOptions
 from workflows.studies.neighbours.timing import (
     RoundQueries,
-    check_queries,
     limit_threads,
     measure,
+    num_queries,
     round_queries,
 )
 from workflows.studies.report import StudyReport, publish
@@ -62,18 +63,19 @@ def neighbours(options: NeighboursOptions) -> int:
     """
     (vector_set,) = open_vector_sets(options)
     vectors, pool = searched_and_queries(vector_set)
-    check_queries(pool, options.num_rounds, options.num_queries)
-    sizes = sorted({*options.measured_sizes, len(vectors)})
+    # What there are decides it, so that a small split needs no other options.
+    options = replace(options, queries=num_queries(pool, options.seeds, options.queries))
+    sizes = sorted({*options.sizes, len(vectors)})
     _check_memory(sizes[-1], vectors.shape[1])
     methods = QUICK_METHODS if options.quick else METHODS
-    results = ResultsFolder(options.folder)
+    results = ResultsFolder(options.folder, options.STUDY)
     with results.locked(), limit_threads(options.threads):
         results.check_settings(_settings(options, vector_set, methods))
         print(f"results: {options.folder}")
         print(vector_set.describe())
         print(
-            f"{len(vectors):,} of them are searched; each of {options.num_rounds} rounds has"
-            f" {2 * options.num_queries} queries of its own",
+            f"{len(vectors):,} of them are searched; each of {options.seeds} rounds has"
+            f" {2 * options.queries} queries of its own",
             flush=True,
         )
         runs, dimensions = [], {}
@@ -120,7 +122,7 @@ def _settings(
     # Sizes and seeds are none of them, so that a study can be extended.
     return {
         **vector_set.identity,
-        "queries": options.num_queries,
+        "queries": options.queries,
         "threads": options.threads,
         "methods": [method.name for method in methods],
         "faiss": version("faiss-cpu"),
@@ -152,7 +154,7 @@ def _measure_size(
 
     @cache
     def queries(seed: int) -> RoundQueries:
-        return round_queries(pool, seed, options.num_queries, searches.exact_index())
+        return round_queries(pool, seed, options.queries, searches.exact_index())
 
     def run(arm: str, seed: int) -> Mapping[str, float]:
         search = searches.search(by_arm[arm])
@@ -162,7 +164,7 @@ def _measure_size(
     runs = run_arms(
         results,
         list(by_arm),
-        range(options.num_rounds),
+        range(options.seeds),
         run,
         title=f"{len(vectors):,} vectors",
         line=_line,
@@ -202,14 +204,14 @@ def _report(
             "From how many vectors on is approximate search faster than exact search, and what does"
             f" it cost in recall and memory? {vector_set.describe()}."
         ),
-        answers=[*options.cautions, *summary.answers(measured, options.recall)],
+        answers=options.answers(summary.answers(measured, options.recall)),
         tables=tables,
         figures=summary.figures(measured, options.recall),
         notes=notes,
         settings={
             **_settings(options, vector_set, tuple(measured.methods)),
             "sizes": list(measured.sizes),
-            "rounds": options.num_rounds,
+            "rounds": options.seeds,
             "recall": options.recall,
         },
     )
@@ -220,7 +222,7 @@ def _notes(options: NeighboursOptions) -> list[str]:
         "Recall is the share of the nearest by exact search that a method finds, with 95 %"
         " intervals over rounds, each with other queries. By chance: the recall of as many"
         " candidates drawn at random.",
-        f"Times are medians over {options.num_rounds} rounds, and minima; each round measures every"
+        f"Times are medians over {options.seeds} rounds, and minima; each round measures every"
         f" method with the same queries on {options.threads} thread(s), and ratios are taken within"
         " a round. CPU time is what the search itself took; wall time includes waiting for other"
         " programs. Recall repeats exactly, times do not.",

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from workflows.options.fields import option
 from workflows.studies.vector_options import VectorStudyOptions
 
-QUICK_SIZES = (774, 5_000, 20_000)
-"""The numbers of vectors of the small version."""
-QUICK_QUERIES, QUICK_SEEDS = 50, 3
-"""The number of queries of each half and the number of rounds of the small version, at most."""
-QUICK_VECTORS = 20_000
-"""The number of vectors that the small version reads, at most: those at hand are searched, too."""
+MIN_QUERIES = 10
+"""The smallest number of queries of each half of a round."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +17,9 @@ class NeighboursOptions(VectorStudyOptions):
     """The options of `tesserae study neighbours`."""
 
     STUDY = "neighbours"
+    QUICK_VALUES = MappingProxyType(
+        {"sizes": (774, 5_000, 20_000), "queries": 50, "seeds": 3, "max_vectors": 20_000}
+    )
 
     sizes: tuple[int, ...] = option(
         (774, 2_500, 20_000, 51_633, 200_000),
@@ -30,8 +30,8 @@ class NeighboursOptions(VectorStudyOptions):
     queries: int = option(
         100,
         "number of queries of a round by which settings are chosen, and as many by which they are"
-        " judged",
-        minimum=10,
+        " judged; fewer if there are too few for all rounds",
+        minimum=MIN_QUERIES,
         maximum=1_000,
     )
     recall: float = option(
@@ -53,23 +53,3 @@ class NeighboursOptions(VectorStudyOptions):
                 "--word-vectors and --store are both given: expected one of them, as times of"
                 " different vectors cannot be compared."
             )
-
-    @property
-    def num_vectors(self) -> int:
-        """The number of vectors to read at most, of the small version if that is selected."""
-        return min(self.max_vectors, QUICK_VECTORS) if self.quick else self.max_vectors
-
-    @property
-    def measured_sizes(self) -> tuple[int, ...]:
-        """The numbers of vectors to search, of the small version if that is selected."""
-        return QUICK_SIZES if self.quick else self.sizes
-
-    @property
-    def num_queries(self) -> int:
-        """The number of queries in each half of a round."""
-        return min(self.queries, QUICK_QUERIES) if self.quick else self.queries
-
-    @property
-    def num_rounds(self) -> int:
-        """The number of rounds, each with a seed and queries of its own."""
-        return min(self.seeds, QUICK_SEEDS) if self.quick else self.seeds

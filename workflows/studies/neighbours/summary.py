@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from workflows.reports.figures import Figure, Point, point_figure
 from workflows.reports.table import Table
@@ -58,8 +58,8 @@ class Measurements:
 
     def recall(self, count: int, method: Method, k: int) -> MeanInterval:
         """Return the mean recall of an arm and its interval, which is cut off at 0 and 1."""
-        interval = mean_interval(list(self.values(count, method, f"recall_{k}").values()))
-        return replace(interval, low=max(0.0, interval.low), high=min(1.0, interval.high))
+        values = list(self.values(count, method, f"recall_{k}").values())
+        return mean_interval(values).limited(0, 1)
 
     def median(self, count: int, method: Method, metric: str) -> float:
         """Return the median of a metric of an arm over the rounds."""
@@ -274,7 +274,8 @@ def _share_text(interval: MeanInterval) -> str:
 
 
 def _ratio_text(interval: MeanInterval) -> str:
-    mean, low, high = (f"{v:.2f}" for v in (interval.mean, interval.low, interval.high))
+    decimals = interval.decimals(2, null=1.0)
+    mean, low, high = (f"{v:.{decimals}f}" for v in (interval.mean, interval.low, interval.high))
     return f"{mean} ({low} to {high})" if interval.has_interval else mean
 
 

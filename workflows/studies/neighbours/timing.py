@@ -20,6 +20,8 @@ from pipeline.neighbours import Index, SearchResults, recall
 from pipeline.neighbours.approximate import limit_faiss_threads
 from pipeline.neighbours.vectors import Floats, Rows, Vectors, directions
 from workflows.studies.neighbours.methods import K, Search
+from workflows.studies.neighbours.options import MIN_QUERIES
+from workflows.terminal.formatting import counted
 
 RECALL_AT = (1, 3, 10)
 """The numbers of nearest neighbours of which recall is measured; the notebook shows 3."""
@@ -51,23 +53,25 @@ class RoundQueries:
     judged: Queries
 
 
-def check_queries(pool: Floats, rounds: int, count: int) -> None:
-    """Refuse rounds for which there are too few queries.
+def num_queries(pool: Floats, rounds: int, limit: int) -> int:
+    """Return the number of queries in each half of a round, as no query is of two rounds.
 
     Args:
         pool: (m, d) float32, the queries of all rounds.
         rounds: The number of rounds.
-        count: The number of queries in each half of a round.
+        limit: The largest number.
 
     Raises:
-        ValueError: The pool has too few queries.
+        ValueError: The pool has too few queries for so many rounds.
     """
-    needed = 2 * count * rounds
-    if needed > len(pool):
+    count = min(limit, len(pool) // (2 * rounds))
+    if count < MIN_QUERIES:
         raise ValueError(
-            f"--seeds {rounds} and --queries {count} take {needed:,} queries, two halves in each"
-            f" round, and there are {len(pool):,}: pass fewer --seeds or --queries."
+            f"there are {len(pool):,} queries for {counted(rounds, 'round')}: expected at least"
+            f" {2 * MIN_QUERIES} for each, of which one half chooses settings and the other judges"
+            " them. Pass fewer --seeds, or more vectors."
         )
+    return count
 
 
 def round_queries(pool: Floats, seed: int, count: int, exact: Index) -> RoundQueries:

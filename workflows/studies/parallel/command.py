@@ -35,8 +35,6 @@ SAMPLED_SECONDS = 2.0
 """How long a method is sampled at least, to find out how long the lock is held."""
 CACHE = ".cache"
 """The name of the folder of environments and images in the folder of the study."""
-QUICK_ROUNDS = 2
-"""The number of rounds of the small version of the study."""
 
 
 def parallel(options: ParallelOptions) -> int:
@@ -55,7 +53,7 @@ def parallel(options: ParallelOptions) -> int:
         KeyboardInterrupt: Ctrl-C was pressed; the message says how to continue.
     """
     results = ResultsFolder(options.folder)
-    rounds = QUICK_ROUNDS if options.quick else options.seeds
+    rounds = options.seeds
     with results.locked():
         results.check_known_settings(_early_settings(options))
         cache = results.path / CACHE

@@ -18,8 +18,6 @@ from workflows.studies.parallel.options import ParallelOptions
 from workflows.terminal.formatting import counted
 from workflows.training.writing import write
 
-QUICK_IMAGES = 48
-"""The number of images of the small version of the study."""
 LIST_NAME = "images.txt"
 FOLDER_NAME = "images"
 """The names of the list of files, and of the folders of those that are copied."""
@@ -57,9 +55,8 @@ def open_images(options: ParallelOptions, folder: Path) -> ImageFiles:
     source = sources.open_source(
         options.source, options.split, options.source_kind, options.source_options
     )
-    number = QUICK_IMAGES if options.quick else options.images
     with samples_of_source(options.split, source) as drawn:
-        samples = drawn.samples[:number]
+        samples = drawn.samples[: options.images]
         in_place = not is_url(drawn.root) and all(sample.offset is None for sample in samples)
         if in_place:
             root = Path(drawn.root).absolute()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass
+from types import MappingProxyType
 
 from workflows.options.fields import option
 from workflows.options.source_reading import SourceReadingOptions
@@ -14,6 +15,7 @@ class ParallelOptions(RecordedStudyOptions, SourceReadingOptions):
     """The options of `tesserae study parallel`."""
 
     STUDY = "parallel"
+    QUICK_VALUES = MappingProxyType({"images": 48, "seeds": 2})
     OMITTED_FLAGS = frozenset({"threads"})
 
     source: str = option(

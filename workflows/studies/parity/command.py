@@ -17,6 +17,7 @@ from workflows.studies.parity.results import (
     settings_of,
 )
 from workflows.studies.results import ResultsFolder
+from workflows.studies.runs import left_out_line
 from workflows.terminal.formatting import counted
 from workflows.terminal.progress import Progress
 
@@ -45,7 +46,7 @@ def parity(options: ParityOptions, recipe: ParityRecipe) -> int:
     data = open_parity_data(options, recipe, report=lambda line: print(line, flush=True))
     if BITS in options.parts:
         bits.settings_of(data)  # it refuses batches that ranks cannot share, before any work
-    results = ResultsFolder(options.out)
+    results = ResultsFolder(options.out, "parity")
     with results.locked():
         results.check_settings(settings_of(data, threads=options.threads))
         print(f"results: {options.out}")
@@ -99,6 +100,9 @@ def _train_arms(options: ParityOptions, data: ParityData, results: ResultsFolder
     runs = runs_of(results)
     print(f"\nown orders, {data.trained_form} images, {steps:,} steps a run:")
     print(summary.window_line(data), flush=True)
+    left_out = sorted({seed for seed, arm in runs if arm in arms} - {*range(options.seeds)})
+    if left_out:
+        print(left_out_line("own orders", left_out), flush=True)
     finished = [pair for pair in pairs if pair in runs]
     for pair in finished:
         print(summary.run_line(runs[pair], num_images), flush=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 
@@ -11,7 +10,7 @@ import numpy as np
 from workflows.studies.intervals import (
     MIN_VALUES,
     MeanInterval,
-    confidence_interval,
+    mean_interval,
     paired_interval,
 )
 from workflows.studies.options import ParityRecipe
@@ -103,9 +102,9 @@ def table_lines(runs: Sequence[ArmRun], *, chance: float, margin: float) -> Iter
         accuracies = [run.accuracy for run in runs if run.arm == arm]
         if not accuracies:
             continue
-        means.append(statistics.mean(accuracies))
-        low, high = confidence_interval(accuracies)
-        interval = f"{low:.1%} to {high:.1%}" if len(accuracies) >= MIN_VALUES else "-"
+        mean = mean_interval(accuracies).limited(0, 1)
+        means.append(mean.mean)
+        interval = f"{mean.low:.1%} to {mean.high:.1%}" if mean.has_interval else "-"
         difference = None if arm == DATALOADER else paired_difference(runs, arm)
         yield (
             f"{arm:<11} {len(accuracies):>4} {means[-1]:>11.2%} {interval:>17}"

@@ -117,7 +117,7 @@ def test_a_damaged_cache_is_computed_again(tmp_path: Path) -> None:
 
 def test_other_settings_are_refused(files: Path, finished: Path) -> None:
     """The error names the difference."""
-    with pytest.raises(TesseraeError, match="unseen_classes is 2 in the folder and 3 here"):
+    with pytest.raises(TesseraeError, match="unseen classes is 2 in the folder and 3 here"):
         cut(small_options(files, out=finished, unseen_classes=3))
 
 

@@ -136,9 +136,6 @@ def test_options_that_do_not_go_together_are_refused(
     assert "only --trunk knows classes by their names" in capsys.readouterr().err
     assert main(["study", "fit", "--source", "x", "--trunk", "y", "--validation"]) != 0
     assert "--trunk trains nothing" in capsys.readouterr().err
-    source = small_source(tmp_path / "source")
-    assert FitOptions(source=str(source), quick=True).resolved.classes == 10
-    assert FitOptions(source=str(source), quick=True, classes=3).resolved.classes == 3
 
 
 @pytest.mark.slow

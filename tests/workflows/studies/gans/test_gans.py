@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
 
-from pipeline.errors import StoreError, TesseraeError
+from pipeline.errors import StoreError, StoreMismatchError, TesseraeError
 from tests.images import make_folder, prepare_inline
 from tests.workflows.training.small import small_store
 from workflows.preparation.options import PrepareOptions
@@ -522,13 +524,32 @@ def test_a_source_is_not_prepared_into_the_folder_of_others(store: str, tmp_path
         command.hacks(HacksOptions(source=source, out=tmp_path))
     (tmp_path / "thesis.tex").rename(tmp_path / "settings.json")
     (tmp_path / "settings.json").write_text('{"study": "two-changes", "quick": false}')
-    with pytest.raises(TesseraeError, match="study is 'two-changes' in the folder and 'hacks'"):
+    with pytest.raises(TesseraeError, match="results of the study two-changes, and this is the"):
         command.hacks(HacksOptions(source=source, out=tmp_path))
     other = {"study": "hacks", "quick": False, "torch": "1.0"}
     (tmp_path / "settings.json").write_text(json.dumps(other))
     with pytest.raises(TesseraeError, match=r"torch is '1.0' in the folder and '\d"):
         command.hacks(HacksOptions(source=source, out=tmp_path))
     assert not (tmp_path / "store").exists()
+
+
+def test_a_folder_with_images_of_another_source_is_refused_by_its_own_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No store was passed, so that a sentence on one would say nothing."""
+
+    def prepare(options: PrepareOptions) -> NoReturn:
+        raise StoreMismatchError("the store was prepared from another source: a; b. Choose one.")
+
+    monkeypatch.setattr(experiment, "prepare", prepare)
+    options = HacksOptions(source="photos", out=tmp_path)
+    with pytest.raises(TesseraeError) as raised:
+        experiment.prepare_source(options)
+    assert str(raised.value) == (
+        f"--out {tmp_path} has images of another --source than photos, or prepared in another way:"
+        " the store was prepared from another source: a; b. Pass the same --source, or another"
+        " --out."
+    )
 
 
 @pytest.mark.parametrize(("held_out", "splits"), [(None, ["train"]), ("val", ["train", "val"])])
@@ -615,13 +636,12 @@ def test_the_small_version_runs_end_to_end_from_a_folder(
 ) -> None:
     """The study prepares the folder itself, and says that its figures support no conclusion."""
     small_store(tmp_path, 200)
-    options = TwoChangesOptions(
-        source=str(tmp_path / "source"), out=tmp_path / "out", quick=True, image_size=8
-    )
+    named = {"source": str(tmp_path / "source"), "out": tmp_path / "out", "image_size": 8}
+    options = TwoChangesOptions.from_args(Namespace(quick=True, **named))
     assert command.two_changes(options) == 0
     printed = capsys.readouterr().out
     assert "its figures support no conclusion" in printed
-    assert "WGAN minus DCGAN (mean-score, clip, rmsprop minus cross-entropy, no-clip" in printed
+    assert "WGAN minus DCGAN (mean-score, clip" not in printed
     assert (tmp_path / "out" / "feature-distance.svg").exists()
     runs = (tmp_path / "out" / "runs.jsonl").read_text().splitlines()
     assert len(runs) == 3 * (12 + 3)

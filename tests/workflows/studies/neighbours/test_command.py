@@ -131,7 +131,10 @@ def test_what_cannot_be_measured_is_refused_early(
     """Too few queries, and too little memory; no folder is begun."""
     out = tmp_path / "out"
     assert main(study(words, out, "--seeds", "9")) == 1
-    assert "take 180 queries" in capsys.readouterr().err
+    assert (
+        "there are 99 queries for 9 rounds: expected at least 20 for each"
+        in capsys.readouterr().err
+    )
     monkeypatch.setattr(command, "limit_bytes", lambda: 10_000)
     assert main(study(words, out)) == 1
     assert "774 vectors of 12 numbers need about 149 kB" in capsys.readouterr().err
@@ -161,5 +164,6 @@ def test_the_small_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
                  "--queries", "20"]) == 0  # fmt: skip
     printed = capsys.readouterr().out
     assert "its figures support no conclusion" in printed
+    assert "Queries one at a time" not in printed
     assert len(recalls_of(out)) == 4 * 7 * 3
     assert "scikit-learn, 10 nearest, here" in printed
