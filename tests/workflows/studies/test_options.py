@@ -83,6 +83,17 @@ def test_named_options_count_with_quick_too(study: str, value: str) -> None:
         assert options.as_dict() == {**full.as_dict(), **SMALL[study], name: named, "quick": True}
 
 
+def test_the_help_shows_the_values_of_the_small_version() -> None:
+    """Beside the default, or what it implies."""
+    shown = {}
+    for study in ("neighbours", "fit"):
+        parser = ArgumentParser()
+        add_flags(parser, options_class(study))
+        shown[study] = " ".join(parser.format_help().split())
+    assert "200000; 774 5000 20000 with --quick)" in shown["neighbours"]
+    assert "(default: all; 10 with --quick)" in shown["fit"]
+
+
 def test_the_small_version_has_no_answers() -> None:
     """Its figures support none, so that it has the caution in their place."""
     assert parsed("cosine").answers(["Better."]) == ["Better."]

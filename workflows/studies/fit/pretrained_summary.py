@@ -11,6 +11,7 @@ from workflows.classify.evaluation import wilson_interval
 from workflows.classify.stage import TOP
 from workflows.reports.figures import Estimate, interval_figure
 from workflows.reports.table import Table
+from workflows.studies.arm_tables import StudyMetric
 from workflows.studies.fit import CROP
 from workflows.studies.fit.options import FitOptions
 from workflows.studies.fit.paired import PairedDifference, paired_difference
@@ -24,8 +25,11 @@ from workflows.studies.fit.report_parts import (
 )
 from workflows.studies.fit.shapes import SHAPES, elongation, shape_of
 from workflows.studies.fit.stores import EvaluatedImages
+from workflows.studies.intervals import MIN_VALUES, MeanInterval
 from workflows.studies.report import StudyReport
 from workflows.terminal.formatting import counted
+
+_TOP1 = StudyMetric(name="top-1", heading="top-1", percent=True, higher_is_better=True)
 
 
 def pretrained_report(
@@ -115,10 +119,9 @@ def _share_text(hits: Any) -> str:
 
 
 def _difference_text(difference: PairedDifference) -> str:
-    return (
-        f"{100 * difference.mean:+.1f} ({100 * difference.low:+.1f} to"
-        f" {100 * difference.high:+.1f})"
-    )
+    # It is over many images, so that there is an interval.
+    interval = MeanInterval(MIN_VALUES, difference.mean, difference.low, difference.high)
+    return _TOP1.difference_text(interval)
 
 
 def _answer(name: str, difference: PairedDifference) -> str:

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from workflows.studies.fit import FITS
+from workflows.studies.fit import FITS, pretrained_summary
 from workflows.studies.fit.options import FitOptions
+from workflows.studies.fit.paired import PairedDifference
 from workflows.studies.fit.photographs import PhotographsRecord
 from workflows.studies.fit.pretrained import PolicyHits
 from workflows.studies.fit.pretrained_summary import pretrained_report
@@ -120,3 +121,11 @@ def test_a_pretrained_network_is_compared_image_by_image() -> None:
     assert table.rows[1][3] == "0 / 1"
     assert [cell.split(" ")[0] for cell in shapes.rows[0][1:]] == ["100.0", "100.0", "0.0"]
     assert any("no difference seen" in answer for answer in report.answers)
+
+
+def test_a_small_difference_over_many_images_shows_its_digits() -> None:
+    """`+0.0 (+0.0 to +0.1) points: better` would contradict itself."""
+    difference = PairedDifference(0.0003, 0.0001, 0.0005, gained=20, lost=5, p_value=0.004)
+    assert pretrained_summary._answer("pad", difference) == (
+        "pad, top-1 minus that of crop: +0.03 (+0.01 to +0.05) points: better"
+    )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from workflows.studies.intervals import MeanInterval
 from workflows.studies.neighbours import summary
 from workflows.studies.neighbours.methods import EXACT, LSH, NUMPY, BuildRecord, Method
 from workflows.studies.neighbours.summary import BATCH, SINGLE, Measurements
@@ -157,3 +158,13 @@ def test_the_figures_show_recall_time_and_memory() -> None:
     assert labels.count("2 MB") == 2
     assert {"numpy", "exact", "LSH"} <= set(labels)
     assert len(figures["time-size"].lines) == 3
+
+
+def test_a_ratio_near_1_shows_the_digits_of_its_verdict() -> None:
+    """`1.00 (1.00 to 1.00)` would not be faster."""
+    ratio = MeanInterval(3, 1.003, 1.001, 1.005)
+    assert (summary._ratio_text(ratio), summary._verdict(ratio)) == (
+        "1.003 (1.001 to 1.005)",
+        summary.FASTER,
+    )
+    assert summary._ratio_text(MeanInterval(3, 1.003, 0.999, 1.005)) == "1.00 (1.00 to 1.00)"
