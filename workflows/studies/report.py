@@ -45,6 +45,8 @@ class StudyReport:
     """The tables, in the order in which they are printed."""
     figures: Mapping[str, Figure] = field(default_factory=dict)
     """The figures by the name of their file, without `.svg`."""
+    images: Sequence[tuple[str, bytes]] = ()
+    """The images that the page shows, each as its caption and its PNG or JPEG file."""
     notes: Sequence[str] = ()
     """How it was measured: the data, the controls, and what settings were chosen by."""
     settings: Mapping[str, Any] = field(default_factory=dict)

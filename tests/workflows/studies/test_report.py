@@ -24,6 +24,7 @@ def test_a_report_has_its_answers_tables_and_figures(
             Table("Arms", ["arm", "top-1, %"], [["<i>crop</i>", "60.0"], ["pad", "1"]], ["arm"])
         ],
         figures={"arms": interval_figure("Accuracy", rows, across="top-1, %")},
+        images=[("no critic, <i>seed</i>", b"\x89PNG...")],
         notes=["Settings were chosen by validation rows."],
         settings={"epochs": 2, "sizes": [64, 72]},
     )
@@ -35,6 +36,8 @@ def test_a_report_has_its_answers_tables_and_figures(
     drawing = (tmp_path / "arms.svg").read_text()
     assert drawing in page
     assert "&lt;i&gt;crop" in page
+    assert "data:image/png;base64,iVBORy4uLg==" in page
+    assert "no critic, &lt;i&gt;seed" in page
     for text in ("no difference seen", "Settings were chosen by", "64, 72", "torch", "machine"):
         assert text in page
 

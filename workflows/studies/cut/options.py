@@ -20,8 +20,8 @@ class CutOptions(RecordedStudyOptions):
 
     store: str = option(
         MISSING,
-        "folder or URL of a store with finished splits train and val, on whose unseen classes"
-        " DeViSE is tested",
+        "folder or URL of a store with finished splits train and val, or test if it has no val, on"
+        " whose unseen classes DeViSE is tested",
         metavar="STORE",
     )
     trunk: tuple[str, ...] = option(
@@ -56,7 +56,7 @@ class CutOptions(RecordedStudyOptions):
     )
     test_rows: int = option(
         2_000,
-        "number of images of the split val to test on, the same from each class",
+        "number of images of the split val, or test, to test on, the same from each class",
         minimum=4,
         maximum=20_000,
     )

@@ -27,6 +27,7 @@ from workflows.studies.contrasts import chance_note
 from workflows.studies.gans.experiment import (
     GRID_IMAGES,
     STORE_FOLDER,
+    grids,
     line_of,
     study_settings,
     write_grid,
@@ -298,6 +299,7 @@ def adversarial(options: AdversarialOptions, experiment: ColourExperiment) -> St
             arm_table("Differences, paired by seed", runs, trained, METRICS[:3], base=NO_CRITIC),
         ],
         figures=_figures(runs, options, arms),
+        images=grids(experiment.results, rows),
         notes=[
             f"Images: {experiment.images.description}; {len(experiment.real):,} of the held-out"
             " ones are coloured. Nothing is selected by them: the last network is measured, and"

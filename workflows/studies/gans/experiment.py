@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ from workflows.studies.gans.training import (
 )
 from workflows.studies.results import ResultsFolder
 from workflows.studies.runs import StudyRun, run_arms
-from workflows.training.image_grid import grid_png, to_uint8
+from workflows.training.image_grid import grid_png, jpeg_preview, to_uint8
 from workflows.training.writing import write
 
 STORE_FOLDER = "store"
@@ -47,6 +48,8 @@ SAMPLES_FOLDER = "samples"
 """The folder of the images that the arms have generated with the first seed."""
 CURVES_FILE = "curves.jsonl"
 """The file of the curves of finished runs."""
+MAX_PREVIEW_BYTES = 100 * 2**10
+"""The maximum size of the images of an arm on the page of a study."""
 GRID_IMAGES = 64
 """The number of images in a grid of samples."""
 EVALUATIONS, QUICK_EVALUATIONS = 25, 6
@@ -242,10 +245,32 @@ def write_grid(
         images: (n, 3, size, size) float32 in [-1, 1], n > 0.
         columns: The number of images in a row of the grid (default: the root of n, rounded up).
     """
-    folder = results.path / SAMPLES_FOLDER
-    folder.mkdir(exist_ok=True)
+    file = _grid_file(results, arm)
+    file.parent.mkdir(exist_ok=True)
+    write(file, grid_png(to_uint8(images), columns=columns))
+
+
+def grids(results: ResultsFolder, arms: Iterable[str]) -> list[tuple[str, bytes]]:
+    """Return the images of arms, for the page of a study.
+
+    Args:
+        results: The folder of the study.
+        arms: The names of the arms. Those without a file of images are left out.
+
+    Returns:
+        The name of each arm and its images, as a JPEG file.
+    """
+    files = {arm: _grid_file(results, arm) for arm in arms}
+    return [
+        (arm, jpeg_preview(file.read_bytes(), MAX_PREVIEW_BYTES))
+        for arm, file in files.items()
+        if file.exists()
+    ]
+
+
+def _grid_file(results: ResultsFolder, arm: str) -> Path:
     name = arm.replace(", ", "_").replace(" ", "-")
-    write(folder / f"{name}.png", grid_png(to_uint8(images), columns=columns))
+    return results.path / SAMPLES_FOLDER / f"{name}.png"
 
 
 def study_settings(options: StoredImagesOptions) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from workflows.studies.gans.experiment import (
     SAMPLE_METRICS,
     STORE_FOLDER,
     GanExperiment,
+    grids,
     measurement_notes,
     run_experiment,
     settings_of,
@@ -230,6 +231,7 @@ def hacks(options: HacksOptions, experiment: GanExperiment) -> StudyReport:
             _effects_table(tips, effects, runs),
         ],
         figures=_figures(effects, runs),
+        images=grids(experiment.results, [*CONTROLS, *recipes]),
         notes=[
             *measurement_notes(experiment),
             "Base: DCGAN with the generator's loss that does not saturate, Adam 2e-4 with the decay"

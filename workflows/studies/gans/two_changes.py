@@ -33,6 +33,7 @@ from workflows.studies.gans.experiment import (
     STORE_FOLDER,
     GanExperiment,
     RunCurves,
+    grids,
     measurement_notes,
     run_experiment,
     settings_of,
@@ -147,6 +148,7 @@ def two_changes(options: TwoChangesOptions, experiment: GanExperiment) -> StudyR
         ),
         tables=[samples, critics, effects],
         figures=_figures(runs, rows, experiment.curves()),
+        images=grids(experiment.results, rows),
         notes=[
             *measurement_notes(experiment),
             "Correlation: Spearman's, of the critic's estimate on held-out images with a distance,"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from argparse import Namespace
@@ -11,6 +12,7 @@ from typing import NoReturn
 
 import pytest
 import torch
+from PIL import Image
 
 from pipeline.errors import StoreError, StoreMismatchError, TesseraeError
 from tests.images import make_folder, prepare_inline
@@ -52,6 +54,7 @@ from workflows.studies.gans.training import (
     RunSize,
     run_recipe,
 )
+from workflows.studies.results import ResultsFolder
 from workflows.studies.runs import StudyRun
 
 CPU = torch.device("cpu")
@@ -629,6 +632,18 @@ def test_an_interrupted_study_goes_on_with_equal_figures(
         command.hacks(replace(options, steps=11))
 
 
+def test_the_page_shows_the_images_of_each_arm_that_has_some(tmp_path: Path) -> None:
+    """Those of an arm whose first seed has not ended are missing."""
+    results = ResultsFolder(tmp_path)
+    images = torch.zeros(4, 3, 8, 8)
+    experiment.write_grid(results, "no critic, weight 1", images - 1)
+    experiment.write_grid(results, "base", images + 1)
+    shown = experiment.grids(results, ["base", "unfinished", "no critic, weight 1"])
+    assert [name for name, _ in shown] == ["base", "no critic, weight 1"]
+    colours = [Image.open(io.BytesIO(file)).getpixel((2, 2)) for _, file in shown]
+    assert colours == [(255, 255, 255), (0, 0, 0)]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_the_small_version_runs_end_to_end_from_a_folder(
@@ -647,6 +662,8 @@ def test_the_small_version_runs_end_to_end_from_a_folder(
     assert len(runs) == 3 * (12 + 3)
     assert len((tmp_path / "out" / "curves.jsonl").read_text().splitlines()) == 3 * 12
     assert (tmp_path / "out" / "estimates.svg").exists()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 12 + 3
     assert any(CORRELATION in json.loads(line)["metrics"] for line in runs)
     assert command.two_changes(options) == 0
     assert len((tmp_path / "out" / "runs.jsonl").read_text().splitlines()) == len(runs)
