@@ -100,25 +100,29 @@ def resolve_recipe(
     return stored
 
 
-def expected_recipe(objects: Objects | None, options: StoreOptions) -> Recipe:
+def expected_recipe(
+    objects: Objects | None, options: StoreOptions, classes: Classes = NO_CLASSES
+) -> Recipe:
     """Return the recipe by which images would be prepared; nothing is written.
 
     Args:
         objects: The objects of the store, which need not exist yet; None: a new store.
         options: The options of the command, such as `StoreOptions(sizes=(72, 224), fit="pad")`.
+        classes: The classes of the source (default: none, for a source that is not listed).
 
     Returns:
-        The recipe of the store, if it has one; otherwise that of a new store without classes.
+        The recipe of the store, if it has one; otherwise that of a new store with these classes.
 
     Raises:
         ValueError: An option has an invalid value, such as `fit="fill"`.
-        StoreMismatchError: The store has other options, or this machine makes other pixels.
+        StoreMismatchError: The store has other options, lacks one of the classes that have samples
+            or has another number for it, or this machine makes other pixels.
         StoreError: The recipe cannot be read, or has a format that this version does not read.
     """
     stored = None if objects is None else _stored_recipe(objects)
-    requested = _requested_recipe(options, stored, NO_CLASSES)
     if stored is None:
-        return requested
+        return _requested_recipe(options, None, classes)
+    requested = _requested_recipe(options, stored, classes.non_empty())
     recipe.check_same_recipe(stored, requested)
     return stored
 

@@ -11,13 +11,14 @@ import errno
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 from typing import Any
 
-from pipeline.errors import DecodeError, ReadError
+from pipeline.errors import DecodeError, ReadError, StoreError
+from pipeline.filesystem import advice_for
 from pipeline.images.rows import Row, make_rows
 from pipeline.ingest.readahead import MIN_DEPTH, Unread, read_ahead
 from pipeline.ingest.render import row_format
@@ -66,13 +67,15 @@ class TrialCount:
     """The count of a trial of one thread."""
 
     images: int
-    """The number of images, those that could not be decoded included."""
+    """The number of images that were decoded within `seconds`."""
     seconds: float
     """The seconds that they took."""
     waited_seconds: float = 0.0
     """The part of these seconds in which the thread waited for an image to be read."""
     num_read: int = 0
     """The number of samples that were used up, those of the first round included."""
+    num_unreadable: int = 0
+    """The number of these samples that are not readable images."""
 
 
 def run_trial(
@@ -91,6 +94,8 @@ def run_trial(
     Readers of a slow source deliver their groups together, so whole rounds are counted, a group of
     each reader. The first round is not: nothing else is done before it arrives. A source that is
     too slow for two rounds within *max_seconds* has all of its images counted, from the beginning.
+    A file that is not a readable image takes its time, and does not count: a source of such files
+    would seem to be the fastest of all.
 
     Args:
         work: The work on each image.
@@ -104,8 +109,8 @@ def run_trial(
         stop: An event that ends the trial early.
 
     Returns:
-        The number of images, the seconds that they took and the part of these that was waited for
-        readers; no images if it was stopped early, or if the samples have ended.
+        The number of decoded images, the seconds that all took and the part of these that was
+        waited for readers; no samples if it was stopped early, or if the samples have ended.
 
     Raises:
         ReadError: An image could not be read.
@@ -113,7 +118,8 @@ def run_trial(
     """
     formats = [row_format(array) for array in work.arrays]
     round_images = max(MIN_DEPTH, readers) * GROUP
-    count, started, waited, first_waited = 0, 0.0, 0.0, 0.0
+    count, readable, first_readable = 0, 0, 0
+    started, waited, first_waited = 0.0, 0.0, 0.0
     with ExitStack() as stack:
         reader = _ColdReader(work.root) if work.is_cold else SourceReader(work.root)
         images = stack.enter_context(
@@ -141,20 +147,49 @@ def run_trial(
                     )
             sink.append(rows)
             count += 1
+            readable += bool(rows)
             free_since = time.perf_counter()
             if count == round_images:
-                started, waited, first_waited = free_since, 0.0, waited
+                started, first_readable = free_since, readable
+                waited, first_waited = 0.0, waited
             elif count % round_images == 0:
                 elapsed = free_since - started
                 if elapsed >= seconds:
-                    return TrialCount(count - round_images, elapsed, waited, count)
+                    return TrialCount(
+                        readable - first_readable, elapsed, waited, count, count - readable
+                    )
             elapsed = free_since - began
             # Half of a round would hide what its readers do together, unless that takes minutes.
             if elapsed >= (max_seconds if count >= round_images else 2 * max_seconds):
-                return TrialCount(count, elapsed, first_waited + waited, count)
+                return TrialCount(readable, elapsed, first_waited + waited, count, count - readable)
             if stop.is_set():
                 break
     return TrialCount(0, 0.0)
+
+
+@contextmanager
+def explain_write_errors(store: str) -> Iterator[None]:
+    """Raise an error of the store's disk inside the block with the advice that suits trials.
+
+    That of `prepare` promises committed shards, which trials do not have.
+
+    Args:
+        store: The location of the store.
+
+    Raises:
+        StoreError: The disk is full or failing.
+    """
+    try:
+        yield
+    except StoreError as e:
+        cause = e.__cause__
+        if not isinstance(cause, OSError):
+            raise
+        raise StoreError(
+            f"trials of settings cannot write to {store}: {cause.strerror or cause}."
+            f" {advice_for(cause)}, then run the same command again. What the trials wrote was"
+            " removed."
+        ) from cause
 
 
 def cached_share(root: str, samples: Sequence[Sample]) -> float | None:
@@ -214,14 +249,15 @@ class _Sink:
         """Write the row of an image in each array; none of an image that was not decoded."""
         if self._objects is None or not rows:
             return
-        if self._num_rows % SHARD_ROWS == 0:
-            self._begin_shard(self._objects)
-        self._num_rows += 1
-        for writer, composer, row in zip(self._writers, self._composers, rows, strict=True):
-            if composer is not None and isinstance(row, bytes):
-                composer.append(row)
-            elif not isinstance(row, bytes):
-                writer.write(memoryview(row.data))
+        with explain_write_errors(self._objects.url):
+            if self._num_rows % SHARD_ROWS == 0:
+                self._begin_shard(self._objects)
+            self._num_rows += 1
+            for writer, composer, row in zip(self._writers, self._composers, rows, strict=True):
+                if composer is not None and isinstance(row, bytes):
+                    composer.append(row)
+                elif not isinstance(row, bytes):
+                    writer.write(memoryview(row.data))
 
     def _begin_shard(self, objects: Objects) -> None:
         self._abort()

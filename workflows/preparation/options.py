@@ -217,7 +217,7 @@ class TuneOptions(PrepareOptions):
 
     OMITTED_FLAGS = frozenset(
         {
-            "cluster", "certs", "workers", "threads", "dashboard", "wait", "seed", "limit",
+            "cluster", "certs", "workers", "threads", "dashboard", "wait", "limit",
             "shard_rows", "max_bad", "image_timeout",
         }
     )  # fmt: skip

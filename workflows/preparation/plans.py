@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+import pyarrow as pa
+
 from pipeline import sources
 from pipeline.errors import StoreDamagedError, StoreError, TesseraeError
 from pipeline.ingest import planning
@@ -25,7 +27,7 @@ from pipeline.store.lease import lease
 from pipeline.store.local import LocalObjects
 from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
-from pipeline.store.plan import Plan
+from pipeline.store.plan import Plan, check_same_plan
 from pipeline.store.recipe import Recipe
 from workflows.cluster_kinds import CommandCluster
 from workflows.preparation import spooling
@@ -263,6 +265,36 @@ def resolve_plans(
         return plans | _planned(options, listed)
 
 
+def check_listing(options: PrepareOptions, part: OpenSplit, table: pa.Table) -> None:
+    """Refuse a listing that `resolve_plans` would refuse for the store; nothing is written.
+
+    Any listing suits a store without a recipe.
+
+    Args:
+        options: The options of the command.
+        part: The split, from `open_split_for_prepare`, whose source is read at random.
+        table: The listing of its source.
+
+    Raises:
+        TesseraeError: The store has another listing, other classes or another seed.
+    """
+    if part.objects.size(layout.RECIPE) is None:
+        return
+    stored = None
+    if part.split in records.stored_splits(part.objects):
+        stored = records.load_plan(part.objects, part.split)
+        planning.check_seed(stored, options.store_options.seed)
+        if planning.cached_origin(part.objects, part.split, part.source, _root(part)) is not None:
+            return  # prepare does not list such a source again
+    listing = _read_listing(part, table)
+    rules = planning.source_rules(part.objects)
+    classes = planning.classes_of({part.split: (part.source, listing)}, rules)
+    planning.expected_recipe(part.objects, options.store_options, classes)
+    if stored is not None:
+        requested = replace(stored, num_rows=listing.table.num_rows, listing=listing.digest)
+        check_same_plan(stored, requested)
+
+
 def _planned(options: PrepareOptions, listed: Mapping[str, tuple[OpenSplit, Listing]]) -> Plans:
     objects = next(iter(listed.values()))[0].objects
     sources_and_listings = {
@@ -306,6 +338,11 @@ def _list_source(part: OpenSplit, cluster: CommandCluster, limit: int | None) ->
     else:
         spooling.stream(part.split, source, part.objects, cluster, limit)
         table = spool.spool_listing(_root(part), source.blocks())
+    return _read_listing(part, table)
+
+
+def _read_listing(part: OpenSplit, table: pa.Table) -> Listing:
+    source = part.source
     if source.kind != "ilsvrc-val":  # ilsvrc-val takes its classes from the table itself
         rules = planning.source_rules(part.objects)
         table = check_sorted(Location(source.root, "", SourceOptions(rules=rules)), table)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import ReadError
+from pipeline.errors import ReadError, StoreError
 from pipeline.ingest.source_index import Sample
 from pipeline.ingest.trial import GROUP, TrialWork, cached_share, run_trial
 from pipeline.sources.reader import SourceReader
@@ -46,7 +46,7 @@ def work_of(root: Path, *, is_cold: bool = False) -> TrialWork:
 
 
 def test_a_trial_counts_whole_groups_and_leaves_nothing(tmp_path: Path) -> None:
-    """Images are read again and again; those that cannot be decoded count, too."""
+    """Images are read again and again; those that cannot be decoded are no work done."""
     source = make_folder(tmp_path / "source", IMAGES, bad=3)
     samples = samples_of(source)
     objects = LocalObjects(str(tmp_path / "store"), "tune-1")
@@ -57,7 +57,10 @@ def test_a_trial_counts_whole_groups_and_leaves_nothing(tmp_path: Path) -> None:
             name="a", readers=2, seconds=0.2, max_seconds=60, stop=Event(),
         )  # fmt: skip
         assert count.images > 0
-        assert count.images % GROUP == 0
+        assert count.num_read % (2 * GROUP) == 0
+        assert count.images + count.num_unreadable < count.num_read  # the first round is left out
+        rounds, rest = divmod(count.num_read, IMAGES)
+        assert 3 * rounds <= count.num_unreadable <= 3 * rounds + min(rest, 3)
         assert 0.2 <= count.seconds < 20
         assert list((tmp_path / "store" / ".tmp" / "tune-1").iterdir()) == []
         objects.end()
@@ -116,6 +119,50 @@ def test_a_trial_can_be_stopped(tmp_path: Path) -> None:
         name="a", readers=1, seconds=1e9, max_seconds=1e9, stop=stop,
     )  # fmt: skip
     assert count.images == 0
+
+
+def test_a_source_without_images_has_no_rate(tmp_path: Path) -> None:
+    """A text file takes little time, and would be the fastest image of all."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.jpg").write_text("no image")
+    for max_seconds in (60, 0):
+        count = run_trial(
+            work_of(tmp_path), itertools.cycle(samples_of(tmp_path)), None,
+            name="a", readers=1, seconds=0.01, max_seconds=max_seconds, stop=Event(),
+        )  # fmt: skip
+        assert count.images == 0
+        assert count.num_unreadable == count.num_read > 0
+
+
+def test_a_full_disk_is_named_without_committed_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trials commit nothing, and what they wrote is removed; other errors keep their sentence."""
+    source = make_folder(tmp_path / "source", IMAGES)
+    objects = LocalObjects(str(tmp_path / "store"), "train-1")
+
+    def run() -> None:
+        run_trial(
+            work_of(source), itertools.cycle(samples_of(source)), objects,
+            name="a", readers=1, seconds=60, max_seconds=60, stop=Event(),
+        )  # fmt: skip
+
+    with pytest.raises(StoreError, match="run 'train-1' was ended"):
+        run()
+    objects.begin()
+
+    def write(file: int, data: memoryview) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pipeline.store.local._write_all", write)
+    monkeypatch.setattr("pipeline.store.local.BLOCK_BYTES", 4096)
+    with pytest.raises(StoreError) as raised:
+        run()
+    assert str(raised.value) == (
+        f"trials of settings cannot write to {tmp_path / 'store'}: No space left on device. Free"
+        " some space, then run the same command again. What the trials wrote was removed."
+    )
+    assert list((tmp_path / "store" / ".tmp" / "train-1").iterdir()) == []
 
 
 def test_an_image_that_cannot_be_read_ends_a_trial(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,12 @@ class TrialSamples:
 
 
 @contextmanager
-def samples_of_source(split: str, source: Source, seed: int = 0) -> Iterator[TrialSamples]:
+def samples_of_source(
+    split: str,
+    source: Source,
+    seed: int = 0,
+    check: Callable[[pa.Table], None] = lambda listing: None,
+) -> Iterator[TrialSamples]:
     """Yield images of a source that no store has planned yet.
 
     A source that is read at random is listed. Of a source that can only be streamed, the first
@@ -49,6 +54,8 @@ def samples_of_source(split: str, source: Source, seed: int = 0) -> Iterator[Tri
         split: The name of the split, for the progress display.
         source: The source.
         seed: Seed of the order of the samples (default 0).
+        check: A function that is called with the listing of a source that is read at random, and
+            whose errors are raised (default: none).
 
     Raises:
         ReadError: The source cannot be read now.
@@ -57,7 +64,10 @@ def samples_of_source(split: str, source: Source, seed: int = 0) -> Iterator[Tri
     if source.access == "random":
         with Progress(f"{split}: listing {source.kind}", unit="images") as progress:
             table = source.list(lambda new: progress.update(rows=new))
-        yield TrialSamples(source.root, _samples_of_listing(table, seed))
+        check(table)
+        samples = _samples_of_listing(table, seed)
+        del table  # of millions of images, it would take memory from the workers of the trials
+        yield TrialSamples(source.root, samples)
         return
     with TemporaryDirectory(prefix="tesserae-tune-") as folder:
         samples = _stream(source, Path(folder) / STREAMED_FILE)

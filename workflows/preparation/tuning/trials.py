@@ -35,9 +35,13 @@ class Rate:
     """The rate of a setting in one trial."""
 
     images_per_second: float
-    """The images of all threads in a second."""
+    """The images that all threads decoded in a second."""
     wait_share: float
     """The share of their time in which the threads waited for images to be read, 0 to 1."""
+    num_read: int = 0
+    """The number of samples that were read."""
+    num_unreadable: int = 0
+    """The number of these that are not readable images, which `images_per_second` leaves out."""
 
 
 class Trials:
@@ -107,7 +111,12 @@ class Trials:
         rate = sum(count.images / count.seconds for count in counts if count.seconds > 0)
         seconds_of_threads = sum(count.seconds for count in counts)
         waited = sum(count.waited_seconds for count in counts)
-        return Rate(rate, waited / seconds_of_threads if seconds_of_threads else 1.0)
+        return Rate(
+            rate,
+            waited / seconds_of_threads if seconds_of_threads else 1.0,
+            sum(count.num_read for count in counts),
+            sum(count.num_unreadable for count in counts),
+        )
 
     def _result(self, connection: Connection) -> TrialResult:
         seconds = 2 * MAX_TRIAL_SECONDS + ANSWER_SECONDS

@@ -7,6 +7,7 @@ import re
 import shlex
 import tarfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,18 +15,38 @@ from typing import Any
 import pytest
 
 from pipeline import code_digest
+from pipeline.errors import TesseraeError
 from tests.commands import run
 from tests.images import make_folder
 from workflows.cli import command_of, main
 from workflows.preparation import prepare
 from workflows.preparation.options import AUTO_WORKERS, PrepareOptions
+from workflows.preparation.plans import (
+    leased,
+    open_split_for_prepare,
+    plan_splits,
+    resolve_plans,
+)
 from workflows.preparation.tuning import command as tuning
-from workflows.preparation.tuning.search import Candidate, RateInterval, SearchOutcome
+from workflows.preparation.tuning.search import (
+    Candidate,
+    Measure,
+    RateInterval,
+    SearchOutcome,
+)
 from workflows.preparation.tuning.settings import Setting
 from workflows.preparation.tuning.trials import Rate, Trials
 from workflows.reports.store_model import RunReport
 
 SETTING = r"--workers (\d+) --threads (\d+) --readers (\d+)"
+
+
+def try_the_default(
+    measure: Measure, settings: Sequence[Setting], default: Setting, **_: object
+) -> SearchOutcome:
+    """Return the outcome of a search that tries nothing but the default, once."""
+    candidate = Candidate(default, [measure(default, 1.0).images_per_second])
+    return SearchOutcome(candidate, candidate, None, (candidate,), 1.0)
 
 
 @pytest.mark.slow
@@ -78,6 +99,81 @@ def test_tune_names_the_command_of_the_same_store(
     assert (options.sizes, options.fit, options.exif) == ((32, 16), "pad", True)
     assert options.workers is not None
     assert not store.exists()
+
+
+def test_another_source_is_refused_before_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`prepare` would refuse the command that is printed, for its listing, classes or seed."""
+    source, store = make_folder(tmp_path / "source" / "train", 40), tmp_path / "store"
+    words = [str(store), "--sizes", "32", "--seconds", "1"]
+    options = PrepareOptions(source=str(source.parent), store=str(store), sizes=(32,), seed=5)
+    cluster: Any = None  # a source that is read at random is listed without one
+    plan_splits(dataclasses.replace(options, split=("train",)), cluster)
+    monkeypatch.setattr(Trials, "measure", lambda *_: Rate(9.0, 0.0))
+    monkeypatch.setattr(Trials, "__enter__", lambda self: self)
+    monkeypatch.setattr(tuning, "search", try_the_default)
+    fewer = make_folder(tmp_path / "fewer" / "train", 39)
+    others = make_folder(tmp_path / "others" / "train", 40)
+    next(others.iterdir()).rename(others / "n09999999")
+    for folder, seed, error in (
+        (source, "5", ""),
+        (source, "0", "the seed is 5 in the store, 0 now"),
+        (fewer, "5", "the number of samples is 40 in the store, 39 now"),
+        (others, "5", "1 class is not among the store's 3: 'n09999999'"),
+    ):
+        status = main(["tune", str(folder.parent), *words, "--seed", seed])
+        assert (status, folder) == (1 if error else 0, folder)
+        assert error in capsys.readouterr().err
+
+
+def test_trials_are_files_of_the_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The next run of the split removes those of a command that was killed."""
+    source, store = make_folder(tmp_path / "source", 40), tmp_path / "store"
+    names = set()
+
+    def measure(self: Trials, setting: Setting, seconds: float) -> Rate:
+        names.update(path.name.partition("-")[0] for path in (store / ".tmp").iterdir())
+        raise TesseraeError("the trial failed.")
+
+    monkeypatch.setattr(Trials, "measure", measure)
+    assert main(["tune", str(source), str(store), "--seconds", "1"]) == 1
+    assert names == {"train.lock", "train"}
+    assert not store.exists()
+    (store / ".tmp" / "train-killed").mkdir(parents=True)
+    assert main(["tune", str(source), str(store), "--seconds", "1"]) == 1
+    assert [path.name for path in (store / ".tmp").iterdir()] == ["train.lock"]
+
+
+@pytest.mark.parametrize(
+    ("num_unreadable", "status", "text"),
+    [
+        (100, 1, "none of 40 images can be decoded, so no rate can be measured."),
+        (30, 0, "30.0% of the images that were read cannot be decoded, and do not count; prepare"),
+        (1, 0, ""),
+    ],
+)
+def test_unreadable_images_are_named(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    num_unreadable: int,
+    status: int,
+    text: str,
+) -> None:
+    """Without a readable one there is no setting to recommend."""
+    rate = Rate(100.0 - num_unreadable, 0.0, 100, num_unreadable)
+    monkeypatch.setattr(Trials, "measure", lambda *_: rate)
+    monkeypatch.setattr(Trials, "__enter__", lambda self: self)
+    monkeypatch.setattr(tuning, "search", try_the_default)
+    source = make_folder(tmp_path / "source", 40)
+    assert main(["tune", str(source), "--seconds", "1"]) == status
+    out, err = capsys.readouterr()
+    assert text in (err if status else out)
+    assert ("decoded" in out + err) == bool(text)
+    assert ("use:" in out) == (status == 0)
 
 
 @pytest.mark.slow
@@ -152,20 +248,77 @@ def test_the_largest_split_is_tuned(
 
 
 @pytest.mark.parametrize(
-    ("gain", "text"),
+    ("rate", "gain", "text"),
     [
-        (RateInterval(1.5, 1.25, 1.8), "+50.0% (+25.0% to +80.0%) to the default of 2 workers x 1"),
-        (RateInterval(1.1, 0.9, 1.3), "1 thread, 1 reader: no difference seen"),
-        (None, "+100.0% to the default of 2 workers x 1 thread, 1 reader, too few trials for an"),
+        (200.0, (1.5, 1.25, 1.8), ": +50.0% (+25.0% to +80.0%), the mean of 4 pairs of trials, "),
+        (200.0, (1.5, 1.25, 1.8), "interval: faster\nchosen: 2 workers x 1 thread, 4 readers\n"),
+        (200.0, (1.1, 0.9, 1.3), "interval: no difference seen, so the default is kept\n"),
+        (200.0, (1.1, 0.9, 1.3), "chosen: 2 workers x 1 thread, 1 reader, the default\n"),
+        (90.0, (0.9, 0.8, 0.95), "interval: slower\n"),
+        (190.0, None, ": +90.0%, of too few trials for an interval: too little, as more than +100"),
+        (210.0, None, ": +110.0%, of too few trials for an interval: enough, as more than +100%"),
     ],
 )
-def test_the_gain_is_printed_with_its_interval(
-    capsys: pytest.CaptureFixture[str], gain: RateInterval | None, text: str
+def test_the_choice_is_printed_with_its_reason(
+    capsys: pytest.CaptureFixture[str],
+    rate: float,
+    gain: tuple[float, float, float] | None,
+    text: str,
 ) -> None:
-    """A choice that the trials do not tell from the default says so."""
-    chosen, default = Candidate(Setting(2, 1, 4), [200.0]), Candidate(Setting(2, 1, 1), [100.0])
-    tuning._print_outcome(SearchOutcome(chosen, default, (chosen, default), 2.0, gain))
-    assert text in capsys.readouterr().out
+    """The ratio is that of pairs, which that of the means in the table is not."""
+    challenger = Candidate(Setting(2, 1, 4), [rate])
+    default = Candidate(Setting(2, 1, 1), [100.0])
+    is_faster = gain[1] > 1 if gain else rate > 200
+    outcome = SearchOutcome(
+        challenger if is_faster else default, default, challenger, (challenger, default), 2.0,
+        RateInterval(*gain) if gain else None, num_pairs=4,
+    )  # fmt: skip
+    tuning._print_outcome(outcome)
+    out = capsys.readouterr().out
+    assert text in out
+    assert (
+        "2 workers x 1 thread, 4 readers, over the default of 2 workers x 1 thread, 1 reader:"
+    ) in out
+    assert "despite" not in out
+
+
+def test_a_higher_mean_of_earlier_rounds_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor is there a reason to give where the default is the only setting that worked."""
+    default, challenger = Candidate(Setting(2, 1, 1), [100.0]), Candidate(Setting(4, 1, 1), [90.0])
+    left, slow = Candidate(Setting(2, 2, 4), [150.0]), Candidate(Setting(1, 1, 1), [50.0])
+    tried = (default, challenger, left, slow)
+    gain = RateInterval(1.0, 0.9, 1.1)
+    tuning._print_outcome(SearchOutcome(default, default, challenger, tried, 2.0, gain, 4))
+    assert (
+        "not chosen, despite a higher mean: 2 workers x 2 threads, 4 readers. They"
+        in capsys.readouterr().out
+    )
+    tuning._print_outcome(SearchOutcome(default, default, None, (default,), 2.0))
+    out = capsys.readouterr().out
+    assert out.endswith("in 2.0 s\nchosen: 2 workers x 1 thread, 1 reader, the default\n")
+
+
+def test_workers_are_not_tuned_without_a_readable_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The default settings are used, and the run itself reports the images."""
+    monkeypatch.setattr(tuning, "MIN_TUNED_IMAGES", 10)
+    monkeypatch.setattr(tuning, "cores", lambda: 2)
+    monkeypatch.setattr(Trials, "measure", lambda *_: Rate(0.0, 0.0, 50, 50))
+    monkeypatch.setattr(Trials, "__enter__", lambda self: self)
+    source = str(make_folder(tmp_path / "source", 40))
+    store = str(tmp_path / "store")
+    options = PrepareOptions(source=source, store=store, sizes=(32,), workers=AUTO_WORKERS)
+    cluster: Any = SimpleNamespace(is_started=False)  # which has no workers to set
+    part = open_split_for_prepare(options, "train")
+    with leased(part, wait=False):
+        recipe, plan = resolve_plans(options, [part], cluster)["train"]
+        tuner = tuning.Tuner()
+        assert tuner.readers(options, part, recipe, plan, range(plan.num_shards), cluster) is None
+    assert (
+        f"--workers auto: {source}: none of 40 images can be decoded, so no rate can be measured."
+        " 2 workers.\n"
+    ) in capsys.readouterr().out
 
 
 def test_a_large_split_is_tuned_before_its_workers_start(
@@ -204,4 +357,4 @@ def test_a_large_split_is_tuned_before_its_workers_start(
     with pytest.raises(Stop):
         prepare.prepare(options)
     assert seen == {"workers": 1, "threads": 2, "readers": 2}
-    assert "chosen: 1 worker x 2 threads, 2 readers, 900 images/s" in capsys.readouterr().out
+    assert "chosen: 1 worker x 2 threads, 2 readers\n" in capsys.readouterr().out

@@ -24,5 +24,8 @@ def test_samples_are_in_a_random_order(tmp_path: Path, monkeypatch: pytest.Monke
     assert len({path.partition("/")[0] for path in paths[:15]}) == 3
     assert all(s.num_bytes == (folder / s.path).stat().st_size for s in drawn.samples)
     monkeypatch.setattr(tuning_samples, "MAX_SAMPLES", 7)
-    with samples_of_source("train", source) as few:
+    listed: list[int] = []
+    check = lambda listing: listed.append(listing.num_rows)  # noqa: E731
+    with samples_of_source("train", source, check=check) as few:
         assert [sample.path for sample in few.samples] == paths[:7]
+    assert listed == [60]

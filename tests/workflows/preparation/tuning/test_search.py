@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 
@@ -66,14 +67,49 @@ class Machine:
 def test_the_choice_is_nearly_the_best_in_less_than_a_minute(
     cores: int, latency: float, share: float
 ) -> None:
-    """On 20 noisy machines, it is within 5 % of the best; a slow source leaves time for less."""
+    """On 20 noisy machines, it is within 5 % of the best; a slow source leaves time for less.
+
+    The default is the best one on those with a fast source, and on others it is far too slow.
+    """
     shares = []
     for seed in range(20):
         machine = Machine(cores, latency=latency, noise=0.08, seed=seed)
         outcome = machine.search()
         shares.append(machine.share_of_best(outcome))
         assert outcome.seconds < 60
+        assert (outcome.chosen is outcome.default) == (latency == 0)
     assert min(shares) > share
+
+
+@pytest.mark.parametrize("cores", [2, 16, 64])
+@pytest.mark.parametrize("gain", [1.0, 1.04, 1.06, 1.2])
+def test_on_a_quiet_machine_a_gain_is_seen(cores: int, gain: float) -> None:
+    """The choice is within 5 % of the best, although the default is kept without a difference."""
+
+    class Crowded(Machine):
+        """A machine on which more processes than cores are faster, as when each often waits."""
+
+        def rate(self, setting: Setting) -> float:
+            more = setting.workers > self.cores
+            return 400 * self.cores * gain if more else super().rate(setting)
+
+        def measure(self, setting: Setting, seconds: float) -> Rate:
+            self.now += seconds + OVERHEAD_SECONDS
+            return Rate(self.rate(setting) * self._random.lognormvariate(0, self.noise), 0.0)
+
+    defaults = 0
+    for seed in range(20):
+        machine = Crowded(cores, noise=0.02, seed=seed)
+        outcome = machine.search()
+        assert machine.share_of_best(outcome) > 0.95
+        defaults += outcome.chosen is outcome.default
+        assert outcome.gain is not None
+        assert outcome.num_pairs >= 6
+        assert (outcome.chosen is outcome.challenger) == (outcome.gain.low > 1)
+    if gain == 1:
+        assert defaults >= 19  # an interval of 95 % is wrong once in 40 times to this side
+    elif gain > 1.05:
+        assert defaults == 0
 
 
 def test_a_slow_source_gets_as_many_readers_as_it_needs() -> None:
@@ -118,8 +154,15 @@ def test_fewer_than_two_trials_have_no_interval() -> None:
     assert rate_interval([5.0, 0.0]) is None
 
 
-def test_the_gain_is_of_pairs_of_final_rounds() -> None:
-    """A machine that gets slower during the search changes no ratio of the same round."""
+def machine_ratio(outcome: SearchOutcome) -> float:
+    """Return the true rate of the challenger over that of the default, on two cores."""
+    assert outcome.challenger is not None
+    rates = (Machine(2).rate(c.setting) for c in (outcome.challenger, outcome.default))
+    return next(rates) / next(rates)
+
+
+def test_the_gain_is_of_pairs_of_trials() -> None:
+    """A machine that gets slower during the search changes no ratio of a pair."""
     machine = Machine(2, latency=0.02)
     outcome = search(
         lambda s, seconds: Rate(machine.measure(s, seconds).images_per_second / machine.now, 0.5),
@@ -132,29 +175,62 @@ def test_the_gain_is_of_pairs_of_final_rounds() -> None:
     assert outcome.gain is not None
     assert true > 2
     assert outcome.gain.mean == pytest.approx(true, rel=0.1)
-    assert Machine(2).search().gain is not None
+    kept = Machine(2).search()
+    assert kept.chosen is kept.default
+    assert kept.challenger is not None
+    assert kept.gain is not None
+    assert kept.gain.mean == pytest.approx(machine_ratio(kept))
     assert Machine(2, latency=100.0).search(seconds=1).gain is None
 
 
-def test_finalists_are_tried_in_turn() -> None:
-    """Trials are not spent on settings that have left, and each finalist has as many as others."""
+def test_the_challenger_and_the_default_are_tried_to_the_end() -> None:
+    """Trials are not spent on settings that have left."""
     outcome = Machine(8, noise=0.05).search()
     trials = sorted(len(candidate.rates) for candidate in outcome.candidates)
+    assert outcome.challenger is not None
+    final = [len(candidate.rates) for candidate in (outcome.default, outcome.challenger)]
     assert trials[0] == 1
-    assert trials[-1] - trials[-3] <= 1
-    assert len(outcome.chosen.rates) >= 3
+    assert sorted(final) == trials[-2:]
+    assert min(final) > outcome.num_pairs >= 8
 
 
-def test_of_settings_alike_the_cheapest_is_chosen() -> None:
-    """Two per cent of a rate are not worth another process."""
-    now = iter(range(10_000))
+@pytest.mark.parametrize(
+    ("rates", "chosen"),
+    [
+        ((100, 150, 152), Setting(3, 1, 1)),  # two per cent are not worth another process
+        ((100, 150, 160), Setting(4, 1, 1)),
+        ((100, 100, 100), Setting(2, 1, 1)),
+        ((100, 99, 98), Setting(2, 1, 1)),
+        ((0, 50, 40), Setting(3, 1, 1)),  # the processes of the default were killed
+        ((100, 0, 0), Setting(2, 1, 1)),
+    ],
+)
+def test_the_cheapest_of_settings_alike_is_chosen_if_faster_than_the_default(
+    rates: tuple[int, ...], chosen: Setting
+) -> None:
+    """The default is kept if no other setting is seen to be faster."""
+    settings = [Setting(workers, 1, 1) for workers in (2, 3, 4)]
+    clock = itertools.count()
+    outcome = search(
+        lambda setting, seconds: Rate(rates[setting.workers - 2], 0.0),
+        settings, settings[0], seconds=60, clock=lambda: next(clock),
+    )  # fmt: skip
+    assert outcome.chosen.setting == chosen
 
-    def measure(setting: Setting, seconds: float) -> Rate:
-        return Rate(102.0 if setting == Setting(2, 1, 1) else 100.0, 0.0)
 
-    settings = [Setting(1, 1, 1), Setting(2, 1, 1), Setting(1, 2, 1)]
-    outcome = search(measure, settings, Setting(2, 1, 1), seconds=60, clock=lambda: next(now))
-    assert outcome.chosen.setting == Setting(1, 1, 1)
+@pytest.mark.parametrize(("rate", "is_chosen"), [(190.0, False), (210.0, True)])
+def test_without_an_interval_only_a_clear_difference_counts(rate: float, is_chosen: bool) -> None:
+    """On a very slow source there may be time for a single trial of each setting."""
+    clock = itertools.count()
+    outcome = search(
+        lambda setting, seconds: Rate(100.0 if setting.workers == 2 else rate, 0.0),
+        [Setting(2, 1, 1), Setting(4, 1, 1)], Setting(2, 1, 1), seconds=9,
+        clock=lambda: 3 * next(clock),
+    )  # fmt: skip
+    assert outcome.gain is None
+    assert outcome.challenger is not None
+    assert outcome.challenger.setting == Setting(4, 1, 1)
+    assert (outcome.chosen is outcome.challenger) == is_chosen
 
 
 def test_a_setting_without_an_image_is_not_chosen() -> None:

@@ -59,12 +59,12 @@ def test_the_rate_is_that_of_all_threads() -> None:
 
     work: Any = None
     answers = (
-        Answer(TrialCount(100, 2.0, 1.0, 120), TrialCount(60, 2.0, 0.0, 70)),
+        Answer(TrialCount(100, 2.0, 1.0, 120, 3), TrialCount(60, 2.0, 0.0, 70, 4)),
         Answer(TrialCount(30, 1.0, 0.5, 50), TrialCount(40, 1.0, 0.0, 45)),
     )
     trials = Trials(2, work, [work] * 400, store=None, run="")
     trials._processes, trials._connections = [work, work], list(answers)  # type: ignore[arg-type]
-    assert trials.measure(Setting(2, 2, 1), 0.5) == Rate(150.0, 0.25)
+    assert trials.measure(Setting(2, 2, 1), 0.5) == Rate(150.0, 0.25, 285, 7)
     trials.measure(Setting(2, 2, 1), 0.5)
     starts = [[trial.start for trial in answer.trials] for answer in answers]
     assert starts == [[0, 121], [200, 321]]
