@@ -253,6 +253,15 @@ def test_the_command_of_the_page_computes_the_digest_of_a_listing(tmp_path):
     assert printed.split() == [listing_digest(listing), "-"]
 
 
+def test_the_table_of_extras_is_complete():
+    """A message that names an extra leads there."""
+    tables = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = {*tables["project"]["optional-dependencies"], *tables["dependency-groups"]}
+    rows = (DOCS / "installation.md").read_text().split("| Extra or group |")[1].split("\n\n")[0]
+    named = [line.split("|")[1] for line in rows.splitlines() if line.startswith("| `")]
+    assert set(re.findall(r"`(\w+)`", " ".join(named))) == extras
+
+
 def test_every_page_that_the_readme_names_exists():
     """The README is also shown where no documentation site is built."""
     named = re.findall(r"\]\((docs/[^)#]+)", (ROOT / "README.md").read_text())

@@ -15,7 +15,7 @@ WARM, COLD = "warm", "cold"
 METHOD_NAMES = {
     "serial": "serial",
     "threads": "threads",
-    "processes": "processes",
+    "processes": "processes, pixels sent",
     "processes-kept": "processes, pixels kept",
     "dask-threads": "Dask, threads",
     "dask-processes": "Dask, processes",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -37,45 +38,71 @@ class ImageFiles:
     """A digest of their keys and sizes, in hexadecimal."""
 
 
-def open_images(options: ParallelOptions, folder: Path) -> ImageFiles:
-    """Draw images of the source, and write the list of their files into a folder.
+@dataclass(frozen=True)
+class DrawnImages:
+    """Images that were drawn from a source."""
 
-    Images of a local folder are decoded where they are; those of archives and of URLs are copied
-    into the folder, once. Images that cannot be decoded are left out, and counted in a line.
+    source: str
+    """The source, as it was passed."""
+    root: str
+    """The folder or URL that the paths of the samples are relative to."""
+    samples: list[Sample]
+    """The images, in a random order."""
+
+    def write(self, folder: Path) -> ImageFiles:
+        """Write the list of their files into a folder.
+
+        Images of a local folder are decoded where they are; those of archives and of URLs are
+        copied into the folder, once. Images that cannot be decoded are left out, and counted in a
+        line.
+
+        Args:
+            folder: The folder, which exists.
+
+        Raises:
+            SourceError: None of the images can be decoded, or a path has a line break.
+            ReadError: An image cannot be read.
+        """
+        samples = self.samples
+        if not is_url(self.root) and all(sample.offset is None for sample in samples):
+            root = Path(self.root).absolute()
+            paths = [str(root / sample.path) for sample in samples]
+        else:
+            images = folder / f"{FOLDER_NAME}-{_digest(samples)}"
+            paths = _copied(SourceReader(self.root), samples, images)
+        readable = [(path, s) for path, s in zip(paths, samples, strict=True) if _is_readable(path)]
+        if not readable:
+            raise SourceError(f"none of {len(samples):,} images of {self.source} can be decoded.")
+        if len(readable) < len(samples):
+            left_out = counted(len(samples) - len(readable), "image")
+            print(f"left out, as Pillow cannot decode them: {left_out}", flush=True)
+        paths, samples = [path for path, _ in readable], [sample for _, sample in readable]
+        if any("\n" in path or "\r" in path for path in paths):
+            raise SourceError("a path of the source has a line break, which its list cannot hold.")
+        write(folder / LIST_NAME, "".join(f"{path}\n" for path in paths).encode())
+        num_bytes = sum(sample.num_bytes for sample in samples)
+        return ImageFiles(folder / LIST_NAME, paths, num_bytes, _digest(samples))
+
+
+@contextmanager
+def draw_images(options: ParallelOptions) -> Iterator[DrawnImages]:
+    """Yield images that are drawn from the source.
+
+    They can be read inside the block: those of a source that can only be streamed are in a
+    temporary folder.
 
     Args:
         options: The source, and the number of images.
-        folder: The folder, which exists.
 
     Raises:
-        SourceError: The source cannot be read, none of its images can be decoded, or a path has a
-            line break.
-        ReadError: An image cannot be read.
+        SourceError: The source cannot be read, or has no images.
+        ReadError: It cannot be read now.
     """
     source = sources.open_source(
         options.source, options.split, options.source_kind, options.source_options
     )
     with samples_of_source(options.split, source) as drawn:
-        samples = drawn.samples[: options.images]
-        in_place = not is_url(drawn.root) and all(sample.offset is None for sample in samples)
-        if in_place:
-            root = Path(drawn.root).absolute()
-            paths = [str(root / sample.path) for sample in samples]
-        else:
-            images = folder / f"{FOLDER_NAME}-{_digest(samples)}"
-            paths = _copied(SourceReader(drawn.root), samples, images)
-    readable = [(path, s) for path, s in zip(paths, samples, strict=True) if _is_readable(path)]
-    if not readable:
-        raise SourceError(f"none of {len(samples):,} images of {options.source} can be decoded.")
-    if len(readable) < len(samples):
-        left_out = counted(len(samples) - len(readable), "image")
-        print(f"left out, as Pillow cannot decode them: {left_out}", flush=True)
-    paths, samples = [path for path, _ in readable], [sample for _, sample in readable]
-    if any("\n" in path or "\r" in path for path in paths):
-        raise SourceError("a path of the source has a line break, which its list cannot hold.")
-    write(folder / LIST_NAME, "".join(f"{path}\n" for path in paths).encode())
-    num_bytes = sum(sample.num_bytes for sample in samples)
-    return ImageFiles(folder / LIST_NAME, paths, num_bytes, _digest(samples))
+        yield DrawnImages(options.source, drawn.root, drawn.samples[: options.images])
 
 
 def _digest(samples: Iterable[Sample]) -> str:

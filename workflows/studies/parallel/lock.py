@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from workflows.studies.parallel.measured import CALIBRATION_SECONDS
+from workflows.studies.parallel.programs import run_program
 
 SAMPLES_PER_SECOND = 250
 MIN_SAMPLES = 50
@@ -24,6 +24,13 @@ WORKING = re.compile(r"\b(measure|render) \([^)]*measured\.py|_worker \(concurre
 """The functions in the stack while images are decoded."""
 CALIBRATING = re.compile(r"\bcalibrate \([^)]*measured\.py")
 """The function in the stack while the program holds the lock all the time."""
+
+
+NO_SAMPLER = (
+    "The share of the interpreter's lock is left out, as py-spy is not installed: run `make setup"
+    " EXTRAS=studies`."
+)
+"""What is said, also in the report, where there is no sampler."""
 
 
 def find_sampler() -> str | None:
@@ -50,12 +57,8 @@ def sampled(command: Sequence[str], sampler: str) -> tuple[str, list[str]]:
     with tempfile.TemporaryDirectory(prefix="tesserae-lock-") as folder:
         stacks = Path(folder) / "stacks"
         options = ("--gil", "--nonblocking", "--format", "raw", "--rate", str(SAMPLES_PER_SECOND))
-        done = subprocess.run(
-            [sampler, "record", *options, "-o", str(stacks), "--", *command],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        done = run_program([sampler, "record", *options, "-o", str(stacks), "--", *command])
+        done.check_returncode()
         lines = stacks.read_text(errors="replace").splitlines() if stacks.exists() else []
     return done.stdout, lines
 

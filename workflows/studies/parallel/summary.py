@@ -31,6 +31,11 @@ WARM_NOTE = (
     " files on the disk alone."
 )
 """The note in place of tables and answers on files that are not in memory."""
+LOCK_NOTE = (
+    "The share of the lock is that of a sampler (py-spy), scaled by a second in which the lock was"
+    " held all the time."
+)
+"""The note on shares of the lock, where there are any."""
 BESIDE = MappingProxyType(
     {
         "processes": "processes-kept",
@@ -99,8 +104,7 @@ def report_of(
             " The time begins when its threads or processes are ready. All methods of a round run"
             " in a random order, and ratios are of pairs of the same round.",
             "Methods with the same library made the same pixels: their checksums are equal.",
-            "The share of the lock is that of a sampler (py-spy), scaled by a second in which the"
-            " lock was held all the time.",
+            *([LOCK_NOTE] if any(LOCK.name in run.metrics for run in runs) else []),
             "Processes return pixels to the command, unless they keep them; `prepare` lets each"
             " process write its own.",
             *([] if is_cold else [WARM_NOTE]),

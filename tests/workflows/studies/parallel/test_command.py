@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.errors import TesseraeError
 from tests.commands import run, start, wait_until
 from tests.images import make_folder
+from workflows.studies.parallel import command
 from workflows.studies.parallel.arms import arms_of
-from workflows.studies.parallel.command import _check_pixels
-from workflows.studies.parallel.environments import SIMD, STOCK, Interpreter
+from workflows.studies.parallel.environments import (
+    SIMD,
+    STOCK,
+    EnvironmentUnavailableError,
+    Interpreter,
+)
+from workflows.studies.parallel.options import ParallelOptions
 from workflows.studies.parallel.summary import report_of
 from workflows.studies.report import StudyReport
 from workflows.studies.runs import StudyRun
@@ -97,10 +105,99 @@ def test_methods_with_other_pixels_are_refused() -> None:
         StudyRun(arm=name, seed=0, metrics={"checksum": 7.0 if name == other else 5.0}, seconds=1.0)
         for name in (*names, other)
     ]
-    _check_pixels(runs, arms)
+    command._check_pixels(runs, arms)
     changed = StudyRun(arm=names[-1], seed=1, metrics={"checksum": 6.0}, seconds=1.0)
     with pytest.raises(TesseraeError, match=re.escape(f"{names[-1]} of round 1 made other")):
-        _check_pixels([*runs, changed], arms)
+        command._check_pixels([*runs, changed], arms)
+
+
+@pytest.fixture
+def choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Return options of a study whose methods take no time, on a machine without py-spy."""
+    metrics = {"images_per_second": 1.0, "cpu_ms": 1.0, "decode_ms": 1.0, "resize_ms": 1.0}
+    metrics |= {"memory_bytes": 1.0, "checksum": 1.0}
+    monkeypatch.setattr(command, "_measured", lambda *_: metrics)
+    monkeypatch.setattr(command, "find_sampler", lambda: None)
+    monkeypatch.setattr(command, "own_interpreter", lambda: OWN)
+    monkeypatch.setattr(command, "free_threaded", lambda _: None)
+    return {"source": str(make_folder(tmp_path / "source", 8)), "out": tmp_path / "out"}
+
+
+def unavailable(*_: object) -> Interpreter:
+    """Fail as an environment without a package index."""
+    raise EnvironmentUnavailableError("no index")
+
+
+def test_what_is_left_out_stands_in_the_report_and_stays_left_out(
+    choices: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A study that began without a package index continues without the other Pillow."""
+    options = ParallelOptions(**choices, quick=True)
+    monkeypatch.setattr(command, "open_environment", unavailable)
+    assert command.parallel(options) == 0
+    line = "Pillow is left out: no index."
+    advice = "as py-spy is not installed: run `make setup EXTRAS=studies`."
+    page = (choices["out"] / "report.html").read_text()
+    for text in (capsys.readouterr().out, html.unescape(page)):
+        assert line in text
+        assert advice in text
+        assert "scaled by a second" not in text
+    monkeypatch.setattr(command, "open_environment", lambda *_: OTHER)
+    runs = (choices["out"] / "runs.jsonl").read_bytes()
+    assert command.parallel(options) == 0
+    assert (choices["out"] / "runs.jsonl").read_bytes() == runs
+    again = f"Pillow is left out, as it was when the study in {choices['out']} began."
+    assert again in capsys.readouterr().out
+
+
+def test_an_environment_of_finished_runs_is_not_lost(
+    choices: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The study stops, and continues when the environment can be created again."""
+    options = ParallelOptions(**choices, quick=True)
+    monkeypatch.setattr(command, "open_environment", lambda *_: OTHER)
+    assert command.parallel(options) == 0
+    runs = choices["out"] / "runs.jsonl"
+    before = runs.read_bytes()
+    assert b"Pillow, serial, warm" in before
+    runs.write_bytes(before[: before.rindex(b"\n", 0, -1) + 1])
+    shorter = runs.read_bytes()
+    monkeypatch.setattr(command, "open_environment", unavailable)
+    with pytest.raises(TesseraeError, match=r"has Pillow, which cannot be measured now: no index"):
+        command.parallel(options)
+    assert runs.read_bytes() == shorter
+    monkeypatch.setattr(command, "open_environment", lambda *_: OTHER)
+    assert command.parallel(options) == 0
+    assert runs.read_bytes().count(b"\n") == before.count(b"\n")
+
+
+@pytest.mark.parametrize("wrong", ["nowhere", "empty", "text.txt", "nopython"])
+def test_wrong_input_is_refused_before_anything_is_written(
+    choices: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    """An environment takes a while and 120 MB."""
+    monkeypatch.undo()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.txt").write_text("hello\n")
+    name = "free_threaded" if wrong == "nopython" else "source"
+    value = wrong if wrong == "nopython" else str(tmp_path / wrong)
+    monkeypatch.setattr(command, "open_environment", lambda *_: pytest.fail("it is created"))
+    with pytest.raises(TesseraeError, match=wrong):
+        command.parallel(ParallelOptions(**{**choices, name: value}))
+    assert not choices["out"].exists()
+
+
+def test_names_of_all_lengths_are_aligned() -> None:
+    """The longest has the widest column."""
+    arms = list(arms_of([OWN, OTHER], cores=2))
+    width = max(len(arm.name) for arm in arms)
+    metrics = {"images_per_second": 100.0, "cpu_ms": 1.0}
+    lines = [
+        command._line(StudyRun(arm=arm.name, seed=0, metrics=metrics, seconds=1.0), width)
+        for arm in arms
+    ]
+    assert len(set(map(len, lines))) == 1
+    assert any("2 processes, pixels sent, warm" in line for line in lines)
 
 
 @pytest.mark.slow
@@ -115,10 +212,10 @@ def test_the_study_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     def recorded() -> list[str]:
         return lines.read_text().splitlines() if lines.exists() else []
 
-    with start(*words, "--out", out, scratch=tmp_path / "scratch") as command:
+    with start(*words, "--out", out, scratch=tmp_path / "scratch") as running:
         assert wait_until(lambda: len(recorded()) > 3, 300)
-        command.signal_all(signal.SIGKILL)
-        command.wait()
+        running.signal_all(signal.SIGKILL)
+        running.wait()
     before = recorded()
     done = run(*words, "--out", out, scratch=tmp_path / "scratch", seconds=500)
     assert done.status == 0, done.err

@@ -10,7 +10,7 @@ import pytest
 from pipeline.errors import SourceError, TesseraeError
 from tests.images import make_folder
 from workflows.studies.parallel.command import parallel
-from workflows.studies.parallel.images import LIST_NAME, open_images
+from workflows.studies.parallel.images import LIST_NAME, ImageFiles, draw_images
 from workflows.studies.parallel.options import ParallelOptions
 
 
@@ -24,6 +24,12 @@ def archive_of(folder: Path, file: Path) -> Path:
 def options_of(source: Path, **choices: object) -> ParallelOptions:
     """Return the options of a study of a source."""
     return ParallelOptions(source=str(source), **choices)  # type: ignore[arg-type]
+
+
+def open_images(options: ParallelOptions, folder: Path) -> ImageFiles:
+    """Draw images of the source, and write the list of their files into a folder."""
+    with draw_images(options) as drawn:
+        return drawn.write(folder)
 
 
 @pytest.mark.parametrize("is_archive", [False, True])
