@@ -215,7 +215,8 @@ def ratio_text(ratio: MeanInterval) -> str:
     """
     if not ratio.has_interval:
         return f"{ratio.mean:.2f}"
-    return f"{ratio.mean:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+    form = f".{ratio.decimals(2, null=1)}f"
+    return f"{ratio.mean:{form}} ({ratio.low:{form}} to {ratio.high:{form}})"
 
 
 def _text(runs: Sequence[StudyRun], arm: ParallelArm, metric: StudyMetric) -> str:

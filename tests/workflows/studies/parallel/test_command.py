@@ -14,6 +14,7 @@ import pytest
 from pipeline.errors import TesseraeError
 from tests.commands import run, start, wait_until
 from tests.images import make_folder
+from workflows.studies.intervals import MeanInterval
 from workflows.studies.parallel import command
 from workflows.studies.parallel.arms import arms_of
 from workflows.studies.parallel.environments import (
@@ -23,7 +24,7 @@ from workflows.studies.parallel.environments import (
     Interpreter,
 )
 from workflows.studies.parallel.options import ParallelOptions
-from workflows.studies.parallel.summary import report_of
+from workflows.studies.parallel.summary import ratio_text, report_of
 from workflows.studies.report import StudyReport
 from workflows.studies.runs import StudyRun
 
@@ -234,3 +235,10 @@ def test_the_study_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     other = run(*words, "--out", out, scratch=tmp_path / "scratch", seconds=500)
     assert other.status == 1
     assert "has results of other settings: image" in other.err
+
+
+def test_a_ratio_shows_the_digits_of_its_verdict() -> None:
+    """`1.00 (1.00 to 1.01)` beside "faster" would contradict itself."""
+    assert ratio_text(MeanInterval(5, 1.003, 1.0012, 1.0051)) == "1.003 (1.001 to 1.005)"
+    assert ratio_text(MeanInterval(5, 1.92, 1.85, 1.99)) == "1.92 (1.85 to 1.99)"
+    assert ratio_text(MeanInterval(1, 1.5, 1.5, 1.5)) == "1.50"
