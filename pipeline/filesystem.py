@@ -30,6 +30,9 @@ MISSING_LINKS = MISSING | {errno.EPERM, errno.EMLINK, errno.EACCES, errno.EXDEV}
 """The error numbers of a file system without hard links; exFAT and some servers say EPERM."""
 
 
+NO_ROOM_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
+"""The error numbers of a full disk and of an exhausted quota."""
+
 _RENAME_NOREPLACE = 1
 _AT_FDCWD = -100
 _ADVICE = {

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import errno
 import gc
 import importlib
 import io
@@ -24,7 +23,7 @@ from typing import Any, NoReturn
 from cluster.errors import ClusterError
 from cluster.limits import too_many_files
 from pipeline.errors import TesseraeError
-from pipeline.filesystem import advice_for
+from pipeline.filesystem import NO_ROOM_ERRNOS, advice_for
 from workflows.commands import Command, Group
 from workflows.options.ranges import Range
 from workflows.terminal import signals
@@ -272,7 +271,6 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         place = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         # Other numbers may be of a file that was to be read, where the same advice would be wrong.
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = f". {advice_for(error)}." if is_full else ""
+        advice = f". {advice_for(error)}." if error.errno in NO_ROOM_ERRNOS else ""
         return printable(f"{place}{error.strerror}{advice}")
     return printable(f"{type(error).__name__}: {text}")

@@ -246,6 +246,7 @@ def _try_settings(
     ):
 
         def measure(setting: Setting, trial_seconds: float) -> Rate:
+            """Run a trial of a setting, and return its rate: 0 if its processes were killed."""
             progress.detail(str(setting))
             progress.update(rows=1)
             try:

@@ -10,7 +10,6 @@ it is complete, so that neither a command that is killed nor what it has left ru
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -27,6 +26,7 @@ from tempfile import mkdtemp
 import PIL
 
 from pipeline.errors import StoreError, TesseraeError
+from pipeline.filesystem import NO_ROOM_ERRNOS
 from pipeline.store.lease import lease
 from pipeline.store.open import open_objects
 from workflows.setup.detect_pillow import PILLOW_SIMD, PILLOW_STOCK, cpu_has_avx2
@@ -44,8 +44,6 @@ INSTALL_SECONDS = 900.0
 """How long a step of creating an environment may take: pip may compile Pillow-SIMD."""
 ENVIRONMENT_BYTES = 120_000_000
 """The approximate size of an environment, for the error message of a full disk."""
-NO_ROOM_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
-"""The errors of a full disk and of an exhausted quota."""
 HAS_LOCK = "getattr(sys, '_is_gil_enabled', lambda: True)()"
 PROBE = f"import json, sys, numpy, PIL.Image; print(json.dumps([PIL.__version__, {HAS_LOCK}]))"
 """A program that prints the version of Pillow and whether there is a global lock. Importing a
