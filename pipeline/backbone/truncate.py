@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,12 +17,8 @@ MAX_NAMED_BLOCKS = 30
 """The maximum number of blocks that the error about an unknown block lists."""
 
 
-class _BlockReached(Exception):
-    """Raised when the cut has its output, so that the remaining blocks are not computed."""
-
-    def __init__(self, output: Any) -> None:
-        super().__init__()
-        self.output = output
+class _BlocksReached(Exception):
+    """Raised when all blocks have their outputs, so that the remaining ones are not computed."""
 
 
 def block_output(model: nn.Module, cut: str, pixels: Tensor) -> Tensor:
@@ -37,26 +34,58 @@ def block_output(model: nn.Module, cut: str, pixels: Tensor) -> Tensor:
 
     Returns:
         (n, d, h', w') for convolutions, (n, positions, d) for transformers, or (n, d), on the same
-        device, with gradients if the weights have them. Of an output of several parts it is
-        `last_hidden_state`, or else the first part.
+        device, with gradients if the weights or the pixels have them. Of an output of several parts
+        it is `last_hidden_state`, or else the first part.
 
     Raises:
         TesseraeError: The block is never called, or its output is no tensor.
         AttributeError: There is no such block.
     """
+    return block_outputs(model, [cut], pixels)[0]
 
-    def stop(module: nn.Module, inputs: Any, output: Any) -> NoReturn:
-        raise _BlockReached(output)
 
-    # Another thread's hook may fire in this call: it raises with the output of the same call.
-    handle = model.get_submodule(cut).register_forward_hook(stop)
+def block_outputs(model: nn.Module, cuts: Sequence[str], pixels: Tensor) -> list[Tensor]:
+    """Return the outputs of the first calls of some blocks, and compute nothing beyond the last.
+
+    Several threads may use one model at once.
+
+    Args:
+        model: The network.
+        cuts: The names of the blocks, as `named_modules` of the model has them; they must exist.
+        pixels: (n, 3, h, w) float32, the normalised images, with the channels in the order that the
+            model takes, on its device.
+
+    Returns:
+        The output of each block as `block_output` returns it, in the order of *cuts*.
+
+    Raises:
+        TesseraeError: A block is never called, or its output is no tensor.
+        AttributeError: There is no such block.
+    """
+    outputs: dict[str, Any] = {}
+    thread = threading.get_ident()
+
+    def hook_of(cut: str) -> Callable[[nn.Module, Any, Any], None]:
+        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+            if threading.get_ident() != thread:  # of a call in another thread
+                return
+            outputs.setdefault(cut, output)
+            if len(outputs) == len(blocks):
+                raise _BlocksReached
+
+        return keep
+
+    blocks = {cut: model.get_submodule(cut) for cut in cuts}
+    handles = [block.register_forward_hook(hook_of(cut)) for cut, block in blocks.items()]
     try:
         model(pixels)
-    except _BlockReached as reached:
-        return _tensor(reached.output, cut)
+    except _BlocksReached:
+        return [_tensor(outputs[cut], cut) for cut in cuts]
     finally:
-        handle.remove()
-    raise TesseraeError(f"block {cut!r} is not used when the network computes features.")
+        for handle in handles:
+            handle.remove()
+    unused = next(cut for cut in cuts if cut not in outputs)
+    raise TesseraeError(f"block {unused!r} is not used when the network computes features.")
 
 
 @contextmanager

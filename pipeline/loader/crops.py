@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.loader.arguments import positive_number
 from pipeline.order import keys
 
 CROPS = ("resized", "random", "centre", "whole")
@@ -28,7 +29,8 @@ _DRAWS_OF_TRY = 4
 _AREA, _RATIO, _LEFT, _TOP = range(_DRAWS_OF_TRY)
 
 _FIELDS_OF_KIND = {
-    "resized": ("area", "ratio"), "random": ("share",), "centre": ("share",), "whole": (),
+    "resized": ("area", "ratio"), "random": ("share", "pixels"), "centre": ("share", "pixels"),
+    "whole": (),
 }  # fmt: skip
 
 Sides = NDArray[np.int64]
@@ -49,6 +51,9 @@ class Crop:
         ratio: The smallest and largest ratio of width to height of `resized` (default: 3/4 to 4/3).
         share: The side of the square of `random` and `centre` as a fraction of the short side
             (default: 1).
+        pixels: The side of the square of `random` and `centre` in pixels, in place of a share. If
+            the images of the loader have this side, nothing is resized. A loader leaves out
+            pictures whose short side is smaller (default: None, the share counts).
 
     Examples:
         >>> tesserae.Crop("resized", area=(0.25, 1.0))
@@ -59,6 +64,7 @@ class Crop:
     area: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     share: float = 1.0
+    pixels: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse invalid values, and fields that the kind does not use."""
@@ -67,6 +73,8 @@ class Crop:
         for name, highest in (("area", 1.0), ("ratio", 1000.0)):
             object.__setattr__(self, name, _interval(name, getattr(self, name), highest))
         object.__setattr__(self, "share", _interval("share", (self.share, 1.0), 1.0)[0])
+        if self.pixels is not None:
+            self._check_pixels()
         for field in fields(self)[1:]:
             value = getattr(self, field.name)
             if value != field.default and field.name not in _FIELDS_OF_KIND[self.kind]:
@@ -75,10 +83,20 @@ class Crop:
                     f" {field.name}. Leave it out, or choose another kind."
                 )
 
+    def _check_pixels(self) -> None:
+        object.__setattr__(self, "pixels", positive_number("pixels", self.pixels))
+        if self.share != 1:
+            raise ValueError(
+                f"share is {self.share:g} and pixels is {self.pixels}: both are the side of the"
+                " square. Pass only one of them."
+            )
+
     @property
     def text(self) -> str:
         """Everything that decides the boxes but seed, epoch and rows, in one line."""
         values = [getattr(self, name) for name in _FIELDS_OF_KIND[self.kind]]
+        if self.pixels is None and "pixels" in _FIELDS_OF_KIND[self.kind]:
+            values.pop()  # earlier versions did not have it, and their states are restored
         return " ".join([self.kind, *map(str, values), str(CROP_VERSION)])
 
     def boxes(
@@ -106,6 +124,8 @@ class Crop:
         else:
             short = np.minimum(width, height)
             side = np.maximum(1, np.rint(short * self.share).astype(np.int64))
+            if self.pixels is not None:
+                side = np.minimum(short, self.pixels)
             left, top = (width - side) // 2, (height - side) // 2
             if self.kind == "random":
                 left = draws.below(width - side + 1, np.array(_LEFT))

@@ -43,7 +43,7 @@ from pipeline.order import EpochOrder
 from pipeline.store.encoding import parse_encoding
 from pipeline.store.layout import MAX_SIZE
 from pipeline.store.open import open_objects
-from pipeline.store.split import Split, open_split
+from pipeline.store.split import Split, open_split, restrict_to_pictures
 
 WINDOW_BYTES = 2**30
 """The default bytes of a window of the windowed order, at the largest size."""
@@ -241,6 +241,13 @@ class Loader(BaseLoader):
 
     def _of_split(self) -> Split:
         return self._open().split
+
+    def _selected(self, split: Split) -> Split:
+        """Return a split with the rows that are yielded, without pictures smaller than a crop."""
+        selected = super()._selected(split)
+        if self.encoded is None or self.crop is None or self.crop.pixels is None:
+            return selected
+        return restrict_to_pictures(selected, self.encoded, self.crop.pixels)
 
     def _identity(self) -> dict[str, Any]:
         identity = super()._identity()

@@ -185,6 +185,26 @@ def restrict_to_labels(split: Split, labels: Iterable[int]) -> Split:
     )
 
 
+def restrict_to_pictures(split: Split, name: str, short_side: int) -> Split:
+    """Return a copy of a split that reads only rows whose encoded pictures are large enough.
+
+    Args:
+        split: The split to restrict, which is not changed, opened with these encoded rows.
+        name: The name of the encoded rows, such as `jpeg256@90`.
+        short_side: The smallest short side of a picture that is read, in pixels.
+
+    Returns:
+        The split with the same rows and labels, in which the rows of smaller pictures are
+        `excluded` too. If there are any, its digest is another.
+    """
+    small = np.flatnonzero(split.encoded[name].shape.min(1) < short_side)
+    excluded = np.union1d(split.excluded, small)
+    if len(excluded) == len(split.excluded):
+        return split
+    facts = f"{split.digest} {name} {short_side}"
+    return replace(split, excluded=excluded, digest=hashlib.sha256(facts.encode()).hexdigest())
+
+
 def _unfinished_text(
     split: str, sizes: Iterable[int], names: Iterable[str], done: FinishRecord | None
 ) -> str:
