@@ -30,6 +30,9 @@ class Objective:
     """The default limit of a critic's parameters; None = no clipping."""
     penalty: float = 0.0
     """The default weight of the gradient penalty; 0 = none."""
+    relative: bool = False
+    """True if a score counts relative to the mean score of the other kind of rows. The generator's
+    loss is then the critic's with the kinds exchanged, and needs real rows too."""
 
 
 def _wasserstein(real: Tensor, fake: Tensor) -> Tensor:
@@ -74,3 +77,12 @@ OBJECTIVES = MappingProxyType(
     }
 )
 """The objectives by the name that options and run folders use."""
+
+RELATIVE_OBJECTIVES = MappingProxyType(
+    {
+        # Jolicoeur-Martineau: The relativistic discriminator (arXiv 1807.00734), its average form,
+        # as in Wang et al.: ESRGAN, ECCV Workshops 2018 (arXiv 1809.00219).
+        "relativistic": Objective(_cross_entropy, lambda fake: _softplus(-fake), relative=True),
+    }
+)
+"""The objectives of stages whose generator has real rows to compare its own with, by name."""

@@ -6,6 +6,7 @@ A stage alternates the two, with any generator and with or without further losse
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +39,10 @@ class AdversarialConfig:
     precision: torch.dtype = torch.float32
     """The dtype of operations that autocast may lower; the gradient penalty stays float32."""
     micro_batch: int | None = None
-    """The maximum rows computed at once, with accumulated gradients; None = all rows."""
+    """The maximum rows computed at once, with accumulated gradients; None = all rows. The means of
+    a relative objective are those of the rows that are computed at once, over all ranks."""
+    max_gradient_norm: float | None = None
+    """The norm to which a larger gradient of the generator is scaled down; None = no limit."""
     joint_batches: bool = False
     """True if the critic scores real and fake rows in one batch, whose batch norm normalises both
     together; False if each kind has a batch of its own."""
@@ -50,9 +54,9 @@ class AdversarialTrainer:
     def __init__(
         self,
         generator: nn.Module,
-        critic: nn.Module,
+        critic: nn.Module | None,
         generator_optimiser: torch.optim.Optimizer,
-        critic_optimiser: torch.optim.Optimizer,
+        critic_optimiser: torch.optim.Optimizer | None,
         config: AdversarialConfig,
         world: World,
     ) -> None:
@@ -60,9 +64,10 @@ class AdversarialTrainer:
 
         Args:
             generator: A network that maps inputs (n, ...) to fake rows.
-            critic: A network that maps real or fake rows (n, ...), and a condition, to scores (n,).
+            critic: A network that maps real or fake rows (n, ...), and a condition, to scores (n,);
+                None for a generator that is updated by further losses alone.
             generator_optimiser: The optimiser of the generator's parameters.
-            critic_optimiser: The optimiser of the critic's parameters.
+            critic_optimiser: The optimiser of the critic's parameters; None without a critic.
             config: The objective and its settings.
             world: The ranks over which gradients are averaged.
         """
@@ -72,7 +77,7 @@ class AdversarialTrainer:
         self.critic_optimiser = critic_optimiser
         self.config = config
         self.world = world
-        if config.clip is not None:  # the limit holds before the first update too
+        if critic is not None and config.clip is not None:  # it holds before the first update too
             penalties.clip(critic.parameters(), config.clip)
 
     def critic_update(
@@ -107,8 +112,10 @@ class AdversarialTrainer:
             to a factor; and, only if there is a penalty, `penalty`, before its weight.
 
         Raises:
-            AssertionError: There is a penalty, and *alpha* is None.
+            AssertionError: There is no critic; or there is a penalty, and *alpha* is None.
         """
+        assert self.critic is not None
+        assert self.critic_optimiser is not None
         self.critic_optimiser.zero_grad(set_to_none=True)
         weighted_metrics = []
         for rows, weight in micro_batches(len(real), self.config.micro_batch):
@@ -123,7 +130,7 @@ class AdversarialTrainer:
                 fake = replace_fake(fake)
             with autocast(self.config.precision, self.world.device):
                 real_scores, fake_scores = self._scores(real[rows], fake, row_condition)
-            loss = self.config.objective.critic(real_scores, fake_scores)
+            loss = self._critic_loss(real_scores, fake_scores)
             metrics = {"critic_loss": loss.detach()}
             if self.config.penalty:
                 assert alpha is not None
@@ -144,6 +151,7 @@ class AdversarialTrainer:
         condition: Condition = (),
         *,
         weight: float = 1.0,
+        real: Tensor | None = None,
         extra_loss: Callable[[Tensor, slice], Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Update the generator once, and leave the critic unchanged.
@@ -158,6 +166,8 @@ class AdversarialTrainer:
                 each, which follow the fake rows (default: none).
             weight: Weight of the adversarial loss (default 1); with 0 the critic is not called,
                 and *extra_loss* is required.
+            real: This rank's real rows, (n, ...) float32; required by a relative objective with a
+                weight, otherwise ignored (default None).
             extra_loss: A further loss, such as a reconstruction error. It is called with fake rows,
                 (m, ...) float32, and the slice of the n rows of *inputs* that they come from, and
                 returns its mean over these rows, a 0-d tensor with gradients (default None: no
@@ -167,18 +177,21 @@ class AdversarialTrainer:
             Means over this rank's rows, 0-d float32 tensors without gradients: `generator_loss`,
             the adversarial loss times *weight*; and `other_loss`, only if there is an *extra_loss*,
             without a weight.
+
+        Raises:
+            AssertionError: The objective is relative, and *real* is None.
         """
         self.generator_optimiser.zero_grad(set_to_none=True)
         weighted_metrics = []
-        with frozen(self.critic):
+        with nullcontext() if self.critic is None else frozen(self.critic):
             for rows, share in micro_batches(len(inputs[0]), self.config.micro_batch):
                 with autocast(self.config.precision, self.world.device):
                     fake = self.generator(*(tensor[rows] for tensor in inputs))
                 loss = fake.new_zeros((), dtype=torch.float32)
                 if weight:
-                    with autocast(self.config.precision, self.world.device):
-                        scores = self.critic(fake, *(tensor[rows] for tensor in condition)).float()
-                    loss = weight * self.config.objective.generator(scores)
+                    row_condition = tuple(tensor[rows] for tensor in condition)
+                    real_rows = None if real is None else real[rows]
+                    loss = weight * self._generator_loss(fake, row_condition, real_rows)
                 metrics = {"generator_loss": loss.detach()}
                 if extra_loss is not None:
                     other = extra_loss(fake.float(), rows)
@@ -186,7 +199,7 @@ class AdversarialTrainer:
                     loss = loss + other
                 (share * loss).backward()
                 weighted_metrics.append((share, metrics))
-            self._step(self.generator, self.generator_optimiser)
+            self._step(self.generator, self.generator_optimiser, self.config.max_gradient_norm)
         return _weighted_sum(weighted_metrics)
 
     @torch.no_grad()
@@ -210,6 +223,7 @@ class AdversarialTrainer:
             `critic_loss`, without a gradient penalty, and `estimate`, the mean score of real rows
             minus that of fake rows: means over this rank's rows, 0-d float32 tensors.
         """
+        assert self.critic is not None
         with (
             autocast(self.config.precision, self.world.device),
             frozen(self.generator),
@@ -219,7 +233,7 @@ class AdversarialTrainer:
             real_scores, fake_scores = self._scores(real, fake, condition)
         return {
             "estimate": real_scores.mean() - fake_scores.mean(),
-            "critic_loss": self.config.objective.critic(real_scores, fake_scores),
+            "critic_loss": self._critic_loss(real_scores, fake_scores),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -227,14 +241,18 @@ class AdversarialTrainer:
 
         Returns:
             State dictionaries by name: `generator`, `critic`, `generator_optimiser`,
-            `critic_optimiser`.
+            `critic_optimiser`; without a critic only those of the generator.
         """
-        return {
-            "generator": self.generator.state_dict(),
-            "critic": self.critic.state_dict(),
-            "generator_optimiser": self.generator_optimiser.state_dict(),
-            "critic_optimiser": self.critic_optimiser.state_dict(),
+        return {name: part.state_dict() for name, part in self._parts().items()}
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {
+            "generator": self.generator,
+            "critic": self.critic,
+            "generator_optimiser": self.generator_optimiser,
+            "critic_optimiser": self.critic_optimiser,
         }
+        return {name: part for name, part in parts.items() if part is not None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state that `state_dict` returned; keep the current learning rates.
@@ -246,30 +264,63 @@ class AdversarialTrainer:
                 `critic_optimiser`, of the same layers, with tensors on any device. Those of the
                 optimisers are not copied on the same device: later updates change them.
         """
-        self.generator.load_state_dict(state["generator"])
-        self.critic.load_state_dict(state["critic"])
-        load_optimiser(self.generator_optimiser, state["generator_optimiser"])
-        load_optimiser(self.critic_optimiser, state["critic_optimiser"])
+        for name, part in self._parts().items():
+            if isinstance(part, nn.Module):
+                part.load_state_dict(state[name])
+            else:
+                load_optimiser(part, state[name])
 
     def _scores(self, real: Tensor, fake: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """Return the scores of real and of fake rows, whose condition is the same."""
+        assert self.critic is not None
         if self.config.joint_batches:
             scores = self.critic(torch.cat([real, fake]), *(torch.cat([c, c]) for c in condition))
             real_scores, fake_scores = scores.float().chunk(2)
             return real_scores, fake_scores
         return self.critic(real, *condition).float(), self.critic(fake, *condition).float()
 
+    def _critic_loss(self, real_scores: Tensor, fake_scores: Tensor) -> Tensor:
+        if self.config.objective.relative:
+            real_scores, fake_scores = self._relative_scores(real_scores, fake_scores)
+        return self.config.objective.critic(real_scores, fake_scores)
+
+    def _generator_loss(self, fake: Tensor, condition: Condition, real: Tensor | None) -> Tensor:
+        objective = self.config.objective
+        assert self.critic is not None
+        with autocast(self.config.precision, self.world.device):
+            fake_scores = self.critic(fake, *condition).float()
+            if not objective.relative:
+                return objective.generator(fake_scores)
+            assert real is not None
+            real_scores = self.critic(real, *condition).float()
+        real_scores, fake_scores = self._relative_scores(real_scores, fake_scores)
+        return objective.critic(fake_scores, real_scores)
+
+    def _relative_scores(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the scores of each kind minus the mean score of the other, over all ranks."""
+        return real - self.world.batch_mean(fake), fake - self.world.batch_mean(real)
+
     def _gradient_penalty(
         self, real: Tensor, fake: Tensor, condition: Condition, alpha: Tensor
     ) -> Tensor:
+        critic = self.critic
+        assert critic is not None
+
         def score(interpolated: Tensor) -> Tensor:
-            scores: Tensor = self.critic(interpolated, *condition)
+            scores: Tensor = critic(interpolated, *condition)
             return scores
 
         return penalties.gradient_penalty(score, real.float(), fake.float(), alpha)
 
-    def _step(self, network: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    def _step(
+        self,
+        network: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        max_norm: float | None = None,
+    ) -> None:
         self.world.average_gradients(network.parameters())
+        if max_norm is not None:
+            nn.utils.clip_grad_norm_(network.parameters(), max_norm)
         optimiser.step()
 
 

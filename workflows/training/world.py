@@ -155,6 +155,23 @@ class World:
         dist.all_reduce(total)
         return total / self.size
 
+    def batch_mean(self, values: Tensor) -> Tensor:
+        """Return the mean of one value for each row over all ranks, with gradients to all of them.
+
+        All ranks must call it with equally many rows, more than one rank inside the block of
+        `join`.
+
+        Args:
+            values: (n,) float32 on the rank's device.
+
+        Returns:
+            A 0-d tensor, equal in all ranks. Its gradients are those of the sum of all ranks'
+            losses, so that `average_gradients` gives those of the loss of the whole batch.
+        """
+        if self.size == 1:
+            return values.mean()
+        return _sum(values.mean()) / self.size
+
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """Return, for each flag, True if any rank has set it: the same answer in all ranks.
 

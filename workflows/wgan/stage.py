@@ -118,6 +118,7 @@ class Wgan:
 
     def _update_critic(self) -> dict[str, Tensor]:
         options, rows = self.options, self.options.batch_size
+        assert self.trainer.critic_optimiser is not None
         self._set_rate(self.trainer.critic_optimiser)
         batch = self.batches.take()
         key = (options.seed, self.step, self._critic_updates)
