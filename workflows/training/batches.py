@@ -70,20 +70,41 @@ class RankBatch(NamedTuple):
     """(n,) int64: the row numbers in the split."""
 
 
+class SizesBatch(NamedTuple):
+    """This rank's n rows of a batch at all sizes of the loader, on the training device."""
+
+    images: tuple[Tensor, ...]
+    """For each size (n, 3, size, size) uint8, channels last in memory."""
+    labels: Tensor
+    """(n,) int64; -1 where there is no class."""
+    rows: Tensor
+    """(n,) int64: the row numbers in the split, on the CPU."""
+    epoch: int
+    """The number of the epoch."""
+
+
 class Batches:
     """An endless stream of batches that runs through epoch after epoch."""
 
     def __init__(
-        self, loader: AnyLoader, augment: Augmentation, world: World, *, ranks_on_host: int = 1
+        self,
+        loader: AnyLoader,
+        augment: Augmentation = no_augmentation,
+        world: World | None = None,
+        *,
+        ranks_on_host: int = 1,
     ) -> None:
         """Create the stream without opening the store.
 
         Args:
             loader: The loader of the whole batch, of images at one size or of features.
-            augment: The augmentation, run on the device: (images, rows, epoch) -> images.
-            world: The rank whose part of each batch is read, and its device.
+            augment: The augmentation, run on the device: (images, rows, epoch) -> images (default:
+                none).
+            world: The rank whose part of each batch is read, and its device (default: a single one
+                on the CPU).
             ranks_on_host: Number of ranks on this machine (default 1).
         """
+        world = world or World()
         self.loader = loader.for_rank(world.rank, world.size, ranks_on_host=ranks_on_host)
         self._augment = augment
         self._device = world.device
@@ -106,14 +127,32 @@ class Batches:
         Raises:
             StoreError: The split has fewer readable images than a batch, or cannot be read.
         """
+        batch = self.take_sizes()
+        return RankBatch(
+            self._augment(batch.images[0], batch.rows, batch.epoch), batch.labels, batch.rows
+        )
+
+    def take_sizes(self) -> SizesBatch:
+        """Return this rank's part of the next batch as the loader has it, on the device.
+
+        The first call opens the store. After the last batch of an epoch the next one begins.
+
+        Returns:
+            `images`, one tensor for each size of the loader, (n, 3, size, size) uint8, or one of
+            features; `labels`, (n,) int64, -1 for none, both on the device; `rows`, (n,) int64, on
+            the CPU; and `epoch`.
+
+        Raises:
+            StoreError: The split has fewer readable images than a batch, or cannot be read.
+        """
         started = time.perf_counter()
         batch = self._next()
         self.wait_seconds += time.perf_counter() - started
         self.rows_taken += self.loader.batch_size
-        images = batch.images.to(self._device, non_blocking=True)  # type: ignore[union-attr]
+        sizes = batch.images if isinstance(batch.images, tuple) else (batch.images,)
+        images = tuple(each.to(self._device, non_blocking=True) for each in sizes)
         labels = batch.labels.to(self._device, non_blocking=True)
-        augmented = self._augment(images, batch.rows, self.loader.epoch)
-        return RankBatch(augmented, labels, batch.rows)
+        return SizesBatch(images, labels, batch.rows, self.loader.epoch)
 
     def _next(self) -> Batch:
         while True:
