@@ -282,6 +282,8 @@ def _train(
     if stage.prepare_data is None:
         options, data = open_images(run_options, options, run, gpu=bool(gpus))
     else:
+        if stage.choose_options is not None:
+            options = import_object(stage.choose_options)(run_options, options)
         data, files = import_object(stage.prepare_data)(
             run_options, options, cluster, held_out_split(run_options)
         )

@@ -30,6 +30,11 @@ class StageEntry:
     `workflows.cluster_kinds.CommandCluster` and the name of the held-out split or None; it
     returns the `workflows.training.stage.Data` and further files of a new run folder, as
     name -> content."""
+    choose_options: str | None = None
+    """The function that completes the options by what the store has, as `module:function`; only
+    together with `prepare_data`, before which it is called with the
+    `workflows.training.run_options.RunOptions` and the options of the stage. It returns the
+    options."""
     evaluate: str | None = None
     """The function that evaluates a run for `tesserae report`, as `module:function`; None = the
     report has no evaluation. It is called with the `RunFolder`, the
@@ -58,6 +63,13 @@ _stages = {
         "workflows.colourise.options:ColouriseOptions",
         "workflows.colourise.stage:Colourise",
         former_names=("workflows.colourise.stage:Colourise",),
+    ),
+    "superres": StageEntry(
+        "train a network that enlarges images: super-resolution",
+        "workflows.superres.options:SuperresOptions",
+        "workflows.superres.stage:Superres",
+        "workflows.superres.data:prepare_data",
+        choose_options="workflows.superres.data:choose_options",
     ),
     "devise": StageEntry(
         "train DeViSE, a network that maps images to word vectors",

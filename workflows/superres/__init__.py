@@ -1,0 +1,1 @@
+"""The stage that enlarges images: its networks, losses, evaluation, and the use of its runs."""

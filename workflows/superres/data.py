@@ -1,0 +1,244 @@
+"""The training data of super-resolution: which arrays of a store make its pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import StoreError
+from pipeline.loader import Crop, Loader
+from pipeline.store.encoding import fitting_encoding, parse_encoding
+from pipeline.store.layout import MAX_SIZE
+from pipeline.urls import is_url
+from workflows.cluster_kinds import CommandCluster
+from workflows.superres.choices import BICUBIC, DEFAULT_SCALE, SCALES, STORED
+from workflows.superres.critic import MIN_SIDE
+from workflows.superres.options import SuperresOptions
+from workflows.superres.stage import pair_maker
+from workflows.training.image_rows import FinishedArrays, finished_arrays
+from workflows.training.run_folder import RunFolder
+from workflows.training.run_options import RunOptions
+from workflows.training.stage import Data
+
+EVALUATED_SIDE = 240
+"""The side of the centre of encoded pictures that is evaluated, in pixels, a multiple of every
+scale."""
+HELD_OUT_BATCH = 8
+"""The number of held-out rows that are read at once."""
+
+
+@dataclass(frozen=True)
+class PairArrays:
+    """The arrays of a store that the pairs are made of."""
+
+    scale: int
+    """The factor between the two sizes."""
+    degradation: str
+    """The origin of the low-resolution images, one of
+    `workflows.superres.choices.DEGRADATIONS`."""
+    sizes: tuple[int, ...] = ()
+    """The sides of the squares that are read, in pixels: both sizes for `stored`, otherwise one."""
+    encoded: str | None = None
+    """The encoding of the rows that originals are decoded from, such as `original`; None = they
+    are squares."""
+
+    def __str__(self) -> str:
+        """Return a sentence for the terminal."""
+        if self.degradation == STORED:
+            low, high = self.sizes
+            return f"pairs of stored images, {low} px and {high} px."
+        made = "reduced" if self.degradation == BICUBIC else "blurred, reduced and compressed"
+        originals = (
+            f"pictures of the encoded rows {self.encoded}" if self.encoded
+            else f"stored images of {self.sizes[0]} px"
+        )  # fmt: skip
+        return f"pairs of {originals} and the same {made} by {self.scale}."
+
+
+def choose_arrays(store: str, arrays: FinishedArrays, options: SuperresOptions) -> PairArrays:
+    """Return the arrays that the pairs are made of.
+
+    They are those of the options. Otherwise they are the two stored sizes with a whole ratio whose
+    originals are largest, or else the largest originals.
+
+    Args:
+        store: Folder or URL of the store, for messages.
+        arrays: The arrays that it has.
+        options: The options of the stage.
+
+    Raises:
+        StoreError: The store has no such arrays.
+    """
+    if options.encoded is not None:
+        return PairArrays(
+            options.scale or DEFAULT_SCALE,
+            options.degradation or BICUBIC,
+            encoded=parse_encoding(options.encoded).text,
+        )
+    scales = SCALES if options.scale is None else (options.scale,)
+    pairs = [
+        (high, scale, low)
+        for high, low, scale in product(arrays.sizes, arrays.sizes, scales)
+        if high == scale * low
+    ]
+    if options.degradation == STORED and not pairs:
+        raise StoreError(_no_pairs(store, arrays, scales))
+    if pairs and options.degradation in (None, STORED):
+        high, scale, low = max(pairs)
+        return PairArrays(scale, STORED, (low, high))
+    scale = options.scale or DEFAULT_SCALE
+    degradation = options.degradation or BICUBIC
+    smallest = scale * options.patch_size
+    if arrays.sizes and arrays.sizes[-1] >= smallest:
+        return PairArrays(scale, degradation, arrays.sizes[-1:])
+    if arrays.encodings:
+        encoding = fitting_encoding(arrays.encodings, MAX_SIZE)
+        return PairArrays(scale, degradation, encoded=encoding.text)
+    raise StoreError(
+        f"{store} has {arrays}: expected originals of at least {smallest} px, {scale} times"
+        f" --patch-size {options.patch_size}. Add them with `tesserae prepare ... --sizes"
+        f" {max(288, smallest)}` or `--encoded original`, or pass a smaller --patch-size."
+    )
+
+
+def _no_pairs(store: str, arrays: FinishedArrays, scales: tuple[int, ...]) -> str:
+    ratios = [
+        f"{high} / {low} is {high / low:.2f}"
+        for low, high in product(arrays.sizes, arrays.sizes)
+        if low < high
+    ]
+    facts = f" ({'; '.join(ratios)})" if ratios else ""
+    expected = " or ".join(map(str, scales))
+    return (
+        f"{store} has {arrays}{facts}: --degradation {STORED} needs two sizes of which one is"
+        f" {expected} times the other. Add one with `tesserae prepare ... --sizes 72 288`, or pass"
+        f" --degradation {BICUBIC}, which reduces the originals itself."
+    )
+
+
+def choose_options(run_options: RunOptions, options: SuperresOptions) -> SuperresOptions:
+    """Return the options with the scale, the degradation and the encoding of a run.
+
+    They are those that the run folder has recorded, or else follow from the store, as a store that
+    gets another size must not change a run. Which arrays are read is printed.
+
+    Args:
+        run_options: The options of the run, with its store, training split and folder.
+        options: The options of the stage.
+
+    Raises:
+        StoreError: The store lacks suitable arrays.
+    """
+    run = RunFolder(run_options.folder)
+    if run.holds_run():
+        options = options.with_recorded_choices(run.read_options()["options"])
+    arrays = finished_arrays(run_options.store, run_options.split)
+    chosen = choose_arrays(run_options.store, arrays, options)
+    print(f"notice: training on {chosen}", flush=True)
+    return replace(
+        options, scale=chosen.scale, degradation=chosen.degradation, encoded=chosen.encoded
+    )
+
+
+def prepare_data(
+    run_options: RunOptions, options: SuperresOptions, cluster: CommandCluster, held_out: str | None
+) -> tuple[Data, dict[str, bytes]]:
+    """Open the pairs of a run.
+
+    Args:
+        run_options: The options of the run, with its store, training split and folder.
+        options: The options of the stage, as `choose_options` returns them.
+        cluster: The cluster of the command, which is not used.
+        held_out: The split to evaluate on; None for no evaluation.
+
+    Returns:
+        The loaders of both splits, that of held-out rows None without suitable ones; and no further
+        files of the run folder.
+
+    Raises:
+        StoreError: The store has fewer images than a batch, or images smaller than a patch.
+    """
+    arrays = finished_arrays(run_options.store, run_options.split)
+    chosen = choose_arrays(run_options.store, arrays, options)
+    _check_patch(options, chosen)
+    train = pair_loader(run_options.store, run_options.split, options, chosen, training=True)
+    if not len(train):
+        small = f" of at least {train.sizes[0]} px" if chosen.encoded else ""
+        raise StoreError(
+            f"split {run_options.split!r} has {train.num_rows:,} readable images{small}, fewer than"
+            f" --batch-size {options.batch_size}. Pass a smaller --batch-size or --patch-size."
+        )
+    if chosen.encoded:
+        _print_left_out(train, run_options)
+    evaluated = None
+    if held_out is not None:
+        evaluated = pair_loader(run_options.store, held_out, options, chosen, training=False)
+        if not len(evaluated):
+            print(f"notice: split {held_out!r} has no image that can be evaluated.", flush=True)
+            evaluated = None
+    return Data(train, evaluated, ()), {}
+
+
+def pair_loader(
+    store: str, split: str, options: SuperresOptions, arrays: PairArrays, *, training: bool
+) -> Loader:
+    """Return the loader of what the pairs of a split are made of.
+
+    Args:
+        store: Folder or URL of the store.
+        split: Name of the split.
+        options: The options of the stage.
+        arrays: The arrays to read.
+        training: True for patches in random order; False for whole squares, or the centres of
+            encoded pictures, in the order of their rows.
+
+    Raises:
+        StoreError: The split lacks the arrays.
+    """
+    location = store if is_url(store) else str(Path(store).absolute())
+    source: dict[str, Any] = {"sizes": arrays.sizes}
+    if arrays.encoded is not None:
+        side = EVALUATED_SIDE
+        if training:
+            side = arrays.scale * (options.patch_size + 2 * pair_maker(options).margin)
+        crop = Crop("random" if training else "centre", pixels=side)
+        source = {"sizes": (side,), "encoded": arrays.encoded, "crop": crop}
+    return Loader(
+        location,
+        split,
+        **source,
+        batch_size=options.batch_size if training else HELD_OUT_BATCH,
+        drop_last=training,
+        seed=options.seed,
+        **options.loader_arguments(training=training),
+    )
+
+
+def _check_patch(options: SuperresOptions, arrays: PairArrays) -> None:
+    original = arrays.scale * options.patch_size
+    if options.adversarial_weight and original < MIN_SIDE:
+        raise StoreError(
+            f"--patch-size is {options.patch_size}: its original has {original} px, and the critic"
+            f" takes at least {MIN_SIDE}. Pass a larger one."
+        )
+    if not arrays.sizes:
+        return
+    side = arrays.sizes[0] if arrays.degradation == STORED else arrays.sizes[0] // arrays.scale
+    if side < options.patch_size:
+        raise StoreError(
+            f"--patch-size is {options.patch_size}: the low-resolution images have {side} px."
+            f" Pass at most {side}, or train on larger originals."
+        )
+
+
+def _print_left_out(train: Loader, run_options: RunOptions) -> None:
+    whole = Loader(train.store, train.split, sizes=train.sizes, encoded=train.encoded)
+    left_out = whole.num_rows - train.num_rows
+    if left_out:
+        print(
+            f"notice: {left_out:,} of {whole.num_rows:,} pictures of split {run_options.split!r}"
+            f" are smaller than {train.sizes[0]} px, the side of a patch, and are left out.",
+            flush=True,
+        )
