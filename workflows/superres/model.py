@@ -1,0 +1,148 @@
+"""A trained network that enlarges images, for evaluation, for files and for whole stores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import TesseraeError
+from workflows.superres.bicubic import round_to_levels
+from workflows.superres.networks import Upscaler
+from workflows.superres.options import SuperresOptions
+from workflows.superres.stage import network_of
+from workflows.training.precision import autocast, training_precision
+from workflows.training.run_folder import RunFolder
+
+STAGE = "superres"
+"""The name of the stage in `options.json`."""
+ORIENTATIONS = 8
+"""The number of orientations of an image, over which a self-ensemble averages."""
+
+
+@dataclass(frozen=True)
+class TrainedUpscaler:
+    """The network of a run at its newest checkpoint."""
+
+    network: Upscaler
+    """The network in evaluation mode, with the average of its weights if the run has one."""
+    options: SuperresOptions
+    """The options of the run."""
+    run: RunFolder
+    """The run folder."""
+    step: int
+    """The number of complete steps at the checkpoint."""
+    device: torch.device
+    """The device that computes."""
+    precision: torch.dtype = torch.float32
+    """The dtype of the operations that autocast may lower."""
+
+    @property
+    def scale(self) -> int:
+        """The factor of the enlargement."""
+        return self.network.scale
+
+    def enlarge(self, images: Tensor, *, self_ensemble: bool = False) -> Tensor:
+        """Return enlarged images in whole levels.
+
+        Args:
+            images: (n, 3, h, w) RGB in levels, 0 to 255, of any dtype and on any device.
+            self_ensemble: True to average the results of all eight orientations of an image (Lim et
+                al.: Enhanced Deep Residual Networks for Single Image Super-Resolution, CVPRW 2017),
+                which takes eight times as long (default False).
+
+        Returns:
+            (n, 3, h * scale, w * scale) uint8 on the CPU.
+        """
+        levels = images.to(self.device, torch.float32)
+        orientations = range(ORIENTATIONS if self_ensemble else 1)
+        results = [self._enlarge_turned(levels, orientation) for orientation in orientations]
+        return round_to_levels(torch.stack(results).mean(0)).byte().cpu()
+
+    @torch.no_grad()
+    def _enlarge_turned(self, levels: Tensor, orientation: int) -> Tensor:
+        """Return the enlarged images, computed in one orientation and turned back; float32."""
+        changes = [change for bit, change in _CHANGES if orientation & bit]
+        for change in changes:
+            levels = change(levels)
+        with autocast(self.precision, self.device):
+            enlarged: Tensor = self.network(levels)
+        for change in reversed(changes):  # each is its own inverse
+            enlarged = change(enlarged)
+        return enlarged
+
+
+def _mirror_down(images: Tensor) -> Tensor:
+    return images.flip(2)
+
+
+def _mirror_across(images: Tensor) -> Tensor:
+    return images.flip(3)
+
+
+def _exchange_sides(images: Tensor) -> Tensor:
+    return images.transpose(2, 3)
+
+
+_CHANGES = ((1, _mirror_down), (2, _mirror_across), (4, _exchange_sides))
+"""The bits of an orientation with the changes that they stand for, in this order."""
+
+
+def open_upscaler(
+    run: Path, device: torch.device | None = None, *, precision: str = "float32"
+) -> TrainedUpscaler:
+    """Open the network of a run at its newest checkpoint.
+
+    It draws random weights from torch's global generator before it loads the trained ones.
+
+    Args:
+        run: The run folder.
+        device: The device that computes (default: the CPU).
+        precision: The number format of the computation, one of
+            `workflows.training.precision.PRECISIONS` (default `float32`).
+
+    Raises:
+        TesseraeError: The folder holds no run of this stage, or one without a checkpoint; or the
+            run has diverged.
+        ValueError: The folder's `options.json` holds a value that an option does not accept.
+    """
+    folder = RunFolder(run)
+    record = folder.read_options()
+    if record["options"].get("stage") != STAGE:
+        raise TesseraeError(
+            f"{run} is a run of the stage {record['options'].get('stage')}: expected one of"
+            " `tesserae train superres`."
+        )
+    newest = folder.newest_checkpoint()
+    if newest is None:
+        raise TesseraeError(f"{run} has no checkpoint yet: train it first.")
+    options = SuperresOptions.from_dict(record["options"])
+    network = network_of(options)
+    state = folder.load_trained(newest, "networks", "average")
+    network.load_state_dict(_weights(state))
+    device = device or torch.device("cpu")
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return TrainedUpscaler(
+        network=network.eval().requires_grad_(False),
+        options=options,
+        run=folder,
+        step=int(state["step"]),
+        device=device,
+        precision=training_precision(precision, device),
+    )
+
+
+def _weights(state: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the weights by name of the network that the stage evaluates."""
+    if state["average"] is None:
+        weights: dict[str, Tensor] = state["networks"]["generator"]
+        return weights
+    prefix = "module."
+    return {
+        name.removeprefix(prefix): value
+        for name, value in state["average"].items()
+        if name.startswith(prefix)
+    }
