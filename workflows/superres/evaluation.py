@@ -40,7 +40,7 @@ from workflows.training.run_folder import RunFolder
 
 MIN_INTERVAL_IMAGES = 5
 """The number of images from which on a mean has an interval: that of fewer is far too narrow."""
-DRAWN_IMAGES = 2_000_000
+DRAWN_IMAGES = 1_000_000
 """The number of images, about, in all bootstrap draws of a mean together."""
 MIN_DRAWS, MAX_DRAWS = 400, 10_000
 """The limits of the number of bootstrap draws."""
