@@ -45,6 +45,13 @@ _NAMES = {
     "held_out_accuracy": CurveName("Accuracy", HELD_OUT, "%"),
     "held_out_top5": CurveName("Accuracy", f"{HELD_OUT}, top-5", "%"),
     "held_out_loss": CurveName("Loss", HELD_OUT),
+    "pixel_loss": CurveName("Losses times their weights", "pixels"),
+    "perceptual_loss": CurveName("Losses times their weights", "features"),
+    "style_loss": CurveName("Losses times their weights", "style"),
+    "variation_loss": CurveName("Losses times their weights", "total variation"),
+    "held_out_psnr": CurveName("PSNR of luma", f"network, {HELD_OUT}", "dB"),
+    "bicubic_psnr": CurveName("PSNR of luma", f"bicubic, {HELD_OUT}", "dB"),
+    "held_out_ssim": CurveName("SSIM of luma", f"network, {HELD_OUT}"),
     "images_per_second": CurveName("Training rate", "all ranks", "images/s"),
 }
 _HITS = re.compile(r"(seen|validation)_hit(\d+)")
