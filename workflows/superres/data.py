@@ -162,7 +162,7 @@ def prepare_data(
     """
     arrays = finished_arrays(run_options.store, run_options.split)
     chosen = choose_arrays(run_options.store, arrays, options)
-    _check_patch(options, chosen)
+    check_patch(options, chosen)
     train = pair_loader(run_options.store, run_options.split, options, chosen, training=True)
     if not len(train):
         small = f" of at least {train.sizes[0]} px" if chosen.encoded else ""
@@ -216,7 +216,16 @@ def pair_loader(
     )
 
 
-def _check_patch(options: SuperresOptions, arrays: PairArrays) -> None:
+def check_patch(options: SuperresOptions, arrays: PairArrays) -> None:
+    """Refuse patches that are too small for the critic, or larger than the images.
+
+    Args:
+        options: The options of the stage.
+        arrays: The arrays that the pairs are made of.
+
+    Raises:
+        StoreError: The message names the size of the images and `--patch-size`.
+    """
     original = arrays.scale * options.patch_size
     if options.adversarial_weight and original < MIN_SIDE:
         raise StoreError(

@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
@@ -18,11 +18,12 @@ from pipeline.loader import Loader
 from workflows.evaluation.image_quality import luma, psnr, ssim, without_border
 from workflows.studies.perceptual import ADVERSARIAL, BICUBIC, PERCEPTUAL, PIXEL
 from workflows.studies.perceptual.images import KeyedBatches, StudyPairs
-from workflows.studies.perceptual.judges import Judge, open_judges
+from workflows.studies.perceptual.judges import VisionNetwork, open_judges
 from workflows.studies.perceptual.options import PerceptualOptions
 from workflows.studies.perceptual.samples import write_crops
 from workflows.studies.results import ResultsFolder
 from workflows.superres import bicubic
+from workflows.superres.data import check_patch
 from workflows.superres.options import SuperresOptions
 from workflows.superres.pairs import Pair
 from workflows.superres.stage import Superres
@@ -54,32 +55,43 @@ class LossArm:
 
     loss: str
     """The loss, or `bicubic` for the control."""
-    judge: Judge | None = None
+    network: VisionNetwork | None = None
     """The vision network in the loss; None = the loss has none."""
 
     @property
     def name(self) -> str:
         """The name of the arm, such as `perceptual, mobilenet`."""
-        return self.loss if self.judge is None else f"{self.loss}, {self.judge.name}"
+        return self.loss if self.network is None else f"{self.loss}, {self.network.name}"
 
 
-def arms_of(judges: tuple[Judge, ...]) -> dict[str, LossArm]:
+def arms_of(networks: Sequence[VisionNetwork]) -> dict[str, LossArm]:
     """Return the arms by name: interpolation, pixels, and both other losses with each network.
 
     Args:
-        judges: The vision networks.
+        networks: The vision networks.
     """
-    with_networks = [LossArm(loss, judge) for judge in judges for loss in (PERCEPTUAL, ADVERSARIAL)]
+    with_networks = [
+        LossArm(loss, network) for network in networks for loss in (PERCEPTUAL, ADVERSARIAL)
+    ]
     return {arm.name: arm for arm in (LossArm(BICUBIC), LossArm(PIXEL), *with_networks)}
 
 
-def distance_name(judge: Judge) -> str:
+def distance_name(network: VisionNetwork) -> str:
     """Return the name of the metric that is the distance by a network.
 
     Args:
-        judge: The network.
+        network: The network.
     """
-    return f"distance, {judge.name}"
+    return f"distance, {network.name}"
+
+
+def metric_of_folder(name: str) -> str:
+    """Return the name of a metric of the images of the folder `--images`.
+
+    Args:
+        name: The name of the same metric of the held-out images.
+    """
+    return f"folder {name}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +101,7 @@ class StepTime:
     arm: str
     """The name of the arm."""
     seconds: float
-    """The time of a step, without the adversarial loss in its warm-up."""
+    """The time of a step; with an adversarial loss, of one after its warm-up."""
 
 
 class LossExperiment:
@@ -112,16 +124,18 @@ class LossExperiment:
 
         Raises:
             TesseraeError: A vision network cannot be used, or both are the same.
-            ValueError: A loss or a size cannot be trained.
+            StoreError: The patches are larger than the images, or too small for the critic.
         """
         self.options, self.pairs, self.results = options, pairs, results
         self._world = World(device=device)
         blocks = (options.first_blocks, options.second_blocks)
-        self.judges = open_judges(options.judges, blocks, device)
-        self.arms = arms_of(self.judges)
-        for arm in self.trained_arms:
-            self._stage_options(arm, seed=0, steps=MIN_STEPS)  # refuses before any run
+        self.networks = open_judges(options.judges, blocks, device)
+        self.arms = arms_of(self.networks)
+        for arm in self.trained_arms:  # before any run
+            check_patch(self._stage_options(arm, seed=0, steps=MIN_STEPS), pairs.arrays)
         self.steps: dict[str, int] = {}
+        """The number of steps of each trained arm, once `set_steps` was called."""
+        self._of_control: dict[str, float] | None = None
 
     @property
     def trained_arms(self) -> list[LossArm]:
@@ -135,9 +149,11 @@ class LossExperiment:
             "store": options.store,
             "images": self.pairs.description,
             "image identity": self.pairs.identity,
-            "judges": [f"{judge.name} {judge.digest[:16]}" for judge in self.judges],
-            "first blocks": list(self.judges[0].blocks),
-            "second blocks": list(self.judges[1].blocks),
+            "folder": None if options.images is None else str(options.images),
+            "images of the folder": len(self.pairs.folder),
+            "judges": [f"{each.name} {each.digest[:16]}" for each in self.networks],
+            "first blocks": list(self.networks[0].blocks),
+            "second blocks": list(self.networks[1].blocks),
             "scale": arrays.scale,
             "degradation": arrays.degradation,
             "network": options.network,
@@ -235,7 +251,11 @@ class LossExperiment:
         """
         arm, scale = self.arms[name], self.pairs.arrays.scale
         if arm.loss == BICUBIC:
-            return self._evaluate(arm, seed, lambda low: bicubic.enlarge(low, scale))
+            if self._of_control is None:  # it is the same for every seed
+                self._of_control = self._evaluate(
+                    arm, seed, lambda low: bicubic.enlarge(low, scale)
+                )
+            return self._of_control
         steps = self.steps[name]
         torch.manual_seed(seed)
         stage = self._stage(self._stage_options(arm, seed=seed, steps=steps))
@@ -260,24 +280,26 @@ class LossExperiment:
     ) -> SuperresOptions:
         options = self.options
         losses: dict[str, Any] = {}
-        if arm.judge is not None:
+        if arm.network is not None:
             losses = {
-                "perceptual": arm.judge.model,
-                "perceptual_blocks": arm.judge.blocks,
+                "perceptual": arm.network.model,
+                "perceptual_blocks": arm.network.blocks,
                 "perceptual_weight": options.perceptual_weight,
                 "pixel_weight": options.pixel_weight,
             }
         if arm.loss == ADVERSARIAL:
             losses["adversarial_weight"] = options.adversarial_weight
-        return replace(
-            self.pairs.stage_options(options),
+        arrays = self.pairs.arrays
+        return SuperresOptions(
+            scale=arrays.scale,
+            degradation=arrays.degradation,
+            patch_size=options.patch_size,
             network=options.network,
             batch_size=options.batch_size,
             learning_rate=options.learning_rate,
             steps=steps,
             warmup_steps=warmup,
             seed=seed,
-            ema_decay=0.0,  # few steps would leave too much of the first weights in an average
             **losses,
         )
 
@@ -301,16 +323,20 @@ class LossExperiment:
     def _evaluate(
         self, arm: LossArm, seed: int, enlarge: Callable[[Tensor], Tensor]
     ) -> dict[str, float]:
-        """Return the metrics of the held-out images; the first seed writes crops of them."""
+        """Return the metrics of all images; the first seed writes crops of the held-out ones."""
         parts: dict[str, list[Tensor]] = {}
         enlarged: list[Tensor] = []
         for pair in self._parts():
             images = bicubic.round_to_levels(enlarge(pair.low))
             for key, values in self._measure(images, pair.high).items():
-                parts.setdefault(key, []).append(values.double().cpu())
+                parts.setdefault(key, []).append(values.cpu())
             enlarged.append(images.byte().cpu())
         if seed == 0:
             write_crops(self.results, arm.name, torch.cat(enlarged), self.pairs.held_out)
+        for low, high in self.pairs.folder:
+            images = bicubic.round_to_levels(enlarge(low.to(self._world.device)))
+            for key, values in self._measure(images, high.to(images.device)).items():
+                parts.setdefault(metric_of_folder(key), []).append(values.cpu())
         return {key: float(torch.cat(values).mean()) for key, values in parts.items()}
 
     def _parts(self) -> Iterator[Pair]:
@@ -319,16 +345,18 @@ class LossExperiment:
             yield Pair(*(images.to(self._world.device) for images in pair))
 
     def _measure(self, images: Tensor, originals: Tensor) -> dict[str, Tensor]:
-        """Return the value of each metric for each image."""
-        border = self.pairs.arrays.scale
-        of_images, of_originals = (
-            without_border(luma(each), border) for each in (images, originals)
+        """Return the value of each metric for each image, without a border of `scale` pixels."""
+        inner, inner_originals = (
+            without_border(each, self.pairs.arrays.scale) for each in (images, originals)
         )
-        return {
-            PSNR: psnr(of_images, of_originals),
-            SSIM: ssim(of_images, of_originals),
-            **{distance_name(judge): judge.distances(images, originals) for judge in self.judges},
+        of_images, of_originals = luma(inner), luma(inner_originals)
+        distances = {
+            distance_name(each): each.judge.distance(inner, inner_originals)
+            for each in self.networks
         }
+        return {
+            PSNR: psnr(of_images, of_originals), SSIM: ssim(of_images, of_originals), **distances,
+        }  # fmt: skip
 
 
 def _is_finite(network: torch.nn.Module) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from pipeline.store.open import open_objects
 from workflows.evaluation import HELD_OUT
 from workflows.studies.perceptual.options import PerceptualOptions
 from workflows.superres.data import PairArrays, choose_arrays
+from workflows.superres.evaluated_images import UnsuitableImageError, open_folder
 from workflows.superres.options import SuperresOptions
 from workflows.superres.pairs import Pair
 from workflows.superres.stage import pair_maker
@@ -23,6 +25,8 @@ from workflows.training.world import World
 
 READ_ROWS = 64
 """The number of rows read at once."""
+MAX_FOLDER_IMAGES = 200
+"""The maximum number of images of a folder that are judged, which are held in memory."""
 HELD_OUT_SHARE = 0.1
 """The share of a split that is held out where there is no split for it."""
 
@@ -39,18 +43,12 @@ class StudyPairs:
     """The training images at each size of `arrays`, (n, 3, size, size) uint8."""
     held_out: Pair
     """The held-out images, whole."""
+    folder: tuple[Pair, ...]
+    """The images of the folder `--images`, one in each; empty without one."""
     identity: str
     """The digests of the splits that were read."""
     description: str
     """The images in a phrase, with their numbers."""
-
-    def stage_options(self, options: PerceptualOptions) -> SuperresOptions:
-        """Return options of the stage with the pairs of the study, and no loss of its own.
-
-        Args:
-            options: The options of the study.
-        """
-        return _stage_options(options, self.arrays)
 
 
 def open_pairs(options: PerceptualOptions) -> StudyPairs:
@@ -64,6 +62,7 @@ def open_pairs(options: PerceptualOptions) -> StudyPairs:
     Raises:
         StoreError: The store lacks a split or suitable squares, or has too few images; or both
             splits are of the same images.
+        TesseraeError: The folder of further images, or an image of it, cannot be used.
     """
     stage_options = SuperresOptions(
         scale=options.scale, degradation=options.degradation, patch_size=options.patch_size
@@ -94,23 +93,20 @@ def open_pairs(options: PerceptualOptions) -> StudyPairs:
             f" images: expected at least a batch of {options.batch_size}, and one. Pass a smaller"
             " --batch-size, a larger --max-images, or a larger store."
         )
-    make_pairs = pair_maker(_stage_options(options, arrays), whole=True)
+    make_pairs = pair_maker(
+        replace(stage_options, scale=arrays.scale, degradation=arrays.degradation), whole=True
+    )
     return StudyPairs(
         store=options.store,
         arrays=arrays,
         train=train,
         held_out=make_pairs(judged, torch.arange(len(judged[0])), 0),
+        folder=() if options.images is None else _read_folder(options.images, arrays.scale),
         identity=identity,
         description=(
             f"{len(train[0]):,} training images of split {options.split} and {len(judged[0]):,}"
             f" held-out ones of {source}; {arrays}"
         ).rstrip("."),
-    )
-
-
-def _stage_options(options: PerceptualOptions, arrays: PairArrays) -> SuperresOptions:
-    return SuperresOptions(
-        scale=arrays.scale, degradation=arrays.degradation, patch_size=options.patch_size
     )
 
 
@@ -163,6 +159,16 @@ def _read(store: str, split: str, arrays: PairArrays, count: int) -> tuple[Tenso
     if not parts:
         raise StoreError(f"{store} has no readable image in split {split!r}.")
     return tuple(torch.cat(of_size)[:count] for of_size in zip(*parts, strict=True))
+
+
+def _read_folder(folder: Path, scale: int) -> tuple[Pair, ...]:
+    """Return the images of a folder, after refusing those that cannot be judged."""
+    pairs = []
+    for _, pair in open_folder(folder, None, scale, MAX_FOLDER_IMAGES).pairs():
+        if isinstance(pair, UnsuitableImageError):
+            raise pair
+        pairs.append(Pair(pair.low, pair.high))
+    return tuple(pairs)
 
 
 class KeyedBatches:

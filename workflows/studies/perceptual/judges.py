@@ -7,21 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from pipeline.backbone.load import open_backbone
 from pipeline.backbone.network import Backbone
 from pipeline.backbone.truncate import block_names, block_outputs
 from pipeline.errors import TesseraeError
-from workflows.superres.perceptual import FeatureExtractor
+from workflows.superres.judge import Judge
 
 PROBE_SIDE = 128
-"""The side of the blank image that shows the resolution of each block, in pixels."""
+"""The side of the blank image by which a network is checked, which need not be its own size."""
 
 
 @dataclass(frozen=True)
-class Judge:
-    """A vision network with the blocks whose outputs are compared."""
+class VisionNetwork:
+    """A vision network that is in the loss of some arms, and judges the others."""
 
     model: str
     """The folder or the hub name of the network."""
@@ -29,36 +28,18 @@ class Judge:
     """The last part of that, which names the network in tables."""
     digest: str
     """The digest of its weights and settings."""
-    blocks: tuple[str, ...]
-    """The names of the blocks."""
-    features: FeatureExtractor
-    """The features of images at the blocks."""
+    judge: Judge
+    """The distance of images in its features."""
 
-    @torch.no_grad()
-    def distances(self, images: Tensor, originals: Tensor) -> Tensor:
-        """Return the perceptual distance of each image to its original.
-
-        Args:
-            images: (n, 3, h, w) float32 RGB in levels, 0 to 255, on the device of the network.
-            originals: The true images, of the same shape.
-
-        Returns:
-            (n,) float32, at least 0.
-        """
-        of_images, of_originals = self.features(images), self.features(originals)
-        return torch.stack(list(map(_distance, of_images, of_originals))).sum(0)
-
-
-def _distance(features: Tensor, targets: Tensor) -> Tensor:
-    """Return the squared distance of unit vectors of features, averaged over positions, (n,)."""
-    units = (torch.nn.functional.normalize(maps, dim=1) for maps in (features, targets))
-    first, second = units
-    return (first - second).square().sum(1).mean((1, 2))
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The names of the blocks whose outputs are compared, in the loss and by the judge."""
+        return self.judge.blocks
 
 
 def open_judges(
     models: Sequence[str], blocks: Sequence[tuple[str, ...]], device: torch.device
-) -> tuple[Judge, Judge]:
+) -> tuple[VisionNetwork, VisionNetwork]:
     """Open the two vision networks.
 
     Args:
@@ -86,12 +67,12 @@ def open_judges(
     return first, second
 
 
-def _open(model: str, blocks: tuple[str, ...], device: torch.device) -> Judge:
+def _open(model: str, blocks: tuple[str, ...], device: torch.device) -> VisionNetwork:
     backbone = open_backbone(model, device)
-    chosen = blocks or default_blocks(backbone)
-    features = FeatureExtractor(backbone, chosen)
-    features(torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE, device=device))  # refuses what is no map
-    return Judge(model, Path(model).name, backbone.digest, chosen, features)
+    judge = Judge(backbone, blocks or default_blocks(backbone))
+    blank = torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE)
+    judge.distance(blank, blank)  # refuses blocks without maps of features, and other sizes
+    return VisionNetwork(model, Path(model).name, backbone.digest, judge)
 
 
 @torch.no_grad()
@@ -108,7 +89,7 @@ def default_blocks(backbone: Backbone) -> tuple[str, ...]:
         TesseraeError: It has no list of layers whose outputs are maps of features.
     """
     names = block_names(backbone.model)
-    blank = torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE, device=backbone.device)
+    blank = torch.zeros(1, 3, backbone.size, backbone.size, device=backbone.device)
     outputs = block_outputs(backbone.model, names, blank) if names else []
     by_side = {maps.shape[2]: name for name, maps in zip(names, outputs, strict=True)
                if maps.dim() == 4}  # fmt: skip

@@ -24,7 +24,7 @@ class PerceptualOptions(RecordedStudyOptions):
     STUDY: ClassVar[str] = "perceptual"
     QUICK_VALUES = MappingProxyType(
         {
-            "seeds": 2, "max_images": 200, "evaluated_images": 8, "network": "fsrcnn",
+            "seeds": 2, "max_images": 200, "evaluated_images": 4, "network": "fsrcnn",
             "patch_size": 24, "batch_size": 4, "minutes": 0.04,
         }
     )  # fmt: skip

@@ -12,8 +12,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from workflows.evaluation.image_quality import luma
 from workflows.studies.perceptual import BICUBIC
 from workflows.studies.results import ResultsFolder
+from workflows.superres.comparison import find_window
 from workflows.superres.pairs import Pair
 from workflows.training.image_grid import GAP_PIXELS, grid_png
 from workflows.training.writing import write
@@ -57,18 +59,16 @@ def write_crops(results: ResultsFolder, arm: str, enlarged: Tensor, held_out: Pa
 def detailed_square(original: Tensor) -> tuple[int, int, int]:
     """Return the top and left edge and the side of the square of an image with the most detail.
 
-    That is the mean absolute difference of neighbouring pixels. The choice depends on the original
-    alone, so that it favours no arm.
+    Detail is the absolute difference of the luma of neighbouring pixels. The choice depends on the
+    original alone, so that it favours no arm.
 
     Args:
         original: (3, h, w) float32 in levels.
     """
     side = min(CROP_PIXELS, *original.shape[1:])
-    grey = original.mean(0)
+    grey = luma(original[None])[0, 0]
     detail = (grey[1:, :-1] - grey[:-1, :-1]).abs() + (grey[:-1, 1:] - grey[:-1, :-1]).abs()
-    means = functional.avg_pool2d(detail[None], side - 1, 1)[0]
-    top, left = divmod(int(means.argmax()), means.shape[1])
-    return top, left, side
+    return *find_window(detail, side - 1, side - 1, 1), side
 
 
 def comparisons(results: ResultsFolder, arms: Sequence[str]) -> list[bytes]:

@@ -19,8 +19,9 @@ from workflows.studies.perceptual.experiment import (
     STEPS,
     LossExperiment,
     distance_name,
+    metric_of_folder,
 )
-from workflows.studies.perceptual.judges import Judge
+from workflows.studies.perceptual.judges import VisionNetwork
 from workflows.studies.perceptual.samples import (
     LOW,
     ORIGINAL,
@@ -30,6 +31,7 @@ from workflows.studies.perceptual.samples import (
 )
 from workflows.studies.report import StudyReport
 from workflows.studies.runs import StudyRun
+from workflows.terminal.formatting import counted
 from workflows.training.writing import write
 
 LOSSES = (PIXEL, PERCEPTUAL, ADVERSARIAL)
@@ -55,15 +57,15 @@ QUESTION = (
 )
 
 
-def distance_metric(judge: Judge) -> StudyMetric:
+def distance_metric(network: VisionNetwork) -> StudyMetric:
     """Return the metric of the distance by a network.
 
     Args:
-        judge: The network.
+        network: The network.
     """
     return StudyMetric(
-        name=distance_name(judge),
-        heading=f"distance by {judge.name}",
+        name=distance_name(network),
+        heading=f"distance by {network.name}",
         decimals=4,
         higher_is_better=False,
     )
@@ -79,7 +81,9 @@ def run_line(run: StudyRun) -> str:
     if run.metrics.get(DIVERGED):
         return f"{start} diverged, {run.seconds:.0f} s"
     distances = (
-        f"{name} {value:.4f}" for name, value in run.metrics.items() if name.startswith("distance")
+        f"{name} {value:.4f}"
+        for name, value in run.metrics.items()
+        if name.startswith("distance, ")
     )
     steps = f"{run.metrics[STEPS]:,.0f} steps, " if STEPS in run.metrics else ""
     return (
@@ -88,15 +92,15 @@ def run_line(run: StudyRun) -> str:
     )
 
 
-def runs_with(judge: Judge, runs: Sequence[StudyRun]) -> list[StudyRun]:
+def runs_with(network: VisionNetwork, runs: Sequence[StudyRun]) -> list[StudyRun]:
     """Return the runs whose loss has a network or none, named by their losses alone.
 
     Args:
-        judge: The network in the loss.
+        network: The network in the loss.
         runs: All runs.
     """
     names = {BICUBIC: BICUBIC, PIXEL: PIXEL}
-    names |= {f"{loss}, {judge.name}": loss for loss in (PERCEPTUAL, ADVERSARIAL)}
+    names |= {f"{loss}, {network.name}": loss for loss in (PERCEPTUAL, ADVERSARIAL)}
     return [replace(run, arm=names[run.arm]) for run in runs if run.arm in names]
 
 
@@ -107,7 +111,7 @@ def report_of(experiment: LossExperiment, runs: Sequence[StudyRun]) -> StudyRepo
         experiment: The study.
         runs: Its runs, of all arms and seeds.
     """
-    first, second = experiment.judges
+    first, second = experiment.networks
     trained = [arm.name for arm in experiment.trained_arms]
     tables: list[Table] = []
     answers: list[str] = []
@@ -119,9 +123,14 @@ def report_of(experiment: LossExperiment, runs: Sequence[StudyRun]) -> StudyRepo
         tables.append(arm_table(title, own, [BICUBIC, *LOSSES], metrics, base=PIXEL))
         answers += [f"{title}: {line}" for line in answers_of(own, judge)]
         figures |= _figures(own, in_loss, judge, f"loss-{number}")
-    all_metrics = [PSNR_METRIC, SSIM_METRIC, *map(distance_metric, experiment.judges)]
+    all_metrics = [PSNR_METRIC, SSIM_METRIC, *map(distance_metric, experiment.networks)]
     title = "All metrics, also by the network in the loss"
     tables.append(arm_table(title, runs, list(experiment.arms), all_metrics))
+    folder = experiment.options.images
+    if folder is not None:
+        of_folder = [replace(m, name=metric_of_folder(m.name)) for m in all_metrics]
+        title = f"The {counted(len(experiment.pairs.folder), 'image')} of {folder.name}"
+        tables.append(arm_table(title, runs, list(experiment.arms), of_folder))
     tables.append(arm_table("Training", runs, trained, TRAINING_METRICS))
     return StudyReport(
         title="Losses for super-resolution",
@@ -135,7 +144,7 @@ def report_of(experiment: LossExperiment, runs: Sequence[StudyRun]) -> StudyRepo
     )
 
 
-def answers_of(runs: Sequence[StudyRun], judge: Judge) -> Iterator[str]:
+def answers_of(runs: Sequence[StudyRun], judge: VisionNetwork) -> Iterator[str]:
     """Yield the differences of the losses by a network that is in none of them, and by PSNR.
 
     Args:
@@ -148,7 +157,7 @@ def answers_of(runs: Sequence[StudyRun], judge: Judge) -> Iterator[str]:
 
 
 def _figures(
-    runs: Sequence[StudyRun], in_loss: Judge, judge: Judge, name: str
+    runs: Sequence[StudyRun], in_loss: VisionNetwork, judge: VisionNetwork, name: str
 ) -> dict[str, Figure]:
     """Return the figure of PSNR against the distance, one point for each loss."""
     series: dict[str, list[Point]] = {}
@@ -175,13 +184,13 @@ def _figures(
 
 def _images(experiment: LossExperiment) -> Iterator[tuple[str, bytes]]:
     """Yield the caption and the file of each comparison, which is also written into the folder."""
-    for judge in experiment.judges:
+    for network in experiment.networks:
         arms = [LOW, BICUBIC, PIXEL]
-        arms += [f"{loss}, {judge.name}" for loss in (PERCEPTUAL, ADVERSARIAL)]
-        caption = f"{', '.join((LOW, BICUBIC, *LOSSES, ORIGINAL))}; {judge.name} in the loss"
+        arms += [f"{loss}, {network.name}" for loss in (PERCEPTUAL, ADVERSARIAL)]
+        caption = f"{', '.join((LOW, BICUBIC, *LOSSES, ORIGINAL))}; {network.name} in the loss"
         files = comparisons(experiment.results, [*arms, ORIGINAL])
         for number, file in enumerate(files, start=1):
-            name = f"comparison_{file_name(judge.name)}_{number}.png"
+            name = f"comparison_{file_name(network.name)}_{number}.png"
             write(experiment.results.path / SAMPLES_FOLDER / name, file)
             yield caption, file
 
@@ -210,13 +219,13 @@ def _notes(experiment: LossExperiment) -> Iterator[str]:
         f" with weight {options.adversarial_weight:g} for the second half of the steps, the first"
         " half of which is the same training as that of the perceptual loss with as many steps."
     )
-    for judge in experiment.judges:
-        yield f"Blocks of {judge.name}, in the loss and as a judge: {', '.join(judge.blocks)}."
+    for network in experiment.networks:
+        yield f"Blocks of {network.name}, in the loss and as a judge: {', '.join(network.blocks)}."
     yield (
         "Distance: the squared difference of unit vectors of features, averaged over positions and"
         " summed over blocks, as LPIPS without its learned weights (Zhang et al., CVPR 2018). PSNR"
-        f" and SSIM are those of luma without {pairs.arrays.scale} pixels at each edge. Each is the"
-        " mean over images."
+        f" and SSIM are those of luma. {pairs.arrays.scale} pixels at each edge count for nothing."
+        " Each metric is the mean over images."
     )
     yield (
         "Equal seeds have the same initial weights and the same batches in the same order, so"
@@ -224,4 +233,4 @@ def _notes(experiment: LossExperiment) -> Iterator[str]:
         " how far another training would differ, not other images."
     )
     yield "Crops are the squares of the first held-out images with the most detail, at 1:1, seed 0."
-    yield chance_note(3 * len(experiment.judges))
+    yield chance_note(3 * len(experiment.networks))
