@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.errors import StoreError
 from pipeline.loader import Loader
 from workflows.evaluation.image_quality import luma, psnr, ssim, without_border
 from workflows.studies.perceptual import ADVERSARIAL, BICUBIC, PERCEPTUAL, PIXEL
@@ -24,9 +25,10 @@ from workflows.studies.perceptual.samples import write_crops
 from workflows.studies.results import ResultsFolder
 from workflows.superres import bicubic
 from workflows.superres.data import check_patch
+from workflows.superres.loss import ImageLoss
 from workflows.superres.options import SuperresOptions
 from workflows.superres.pairs import Pair
-from workflows.superres.stage import Superres
+from workflows.superres.stage import Superres, pair_maker
 from workflows.training.stage import Data
 from workflows.training.world import World
 
@@ -124,13 +126,19 @@ class LossExperiment:
 
         Raises:
             TesseraeError: A vision network cannot be used, or both are the same.
-            StoreError: The patches are larger than the images, or too small for the critic.
+            StoreError: The patches are larger than the images, or too small for the critic; or
+                interpolation lacks nothing.
         """
         self.options, self.pairs, self.results = options, pairs, results
         self._world = World(device=device)
         blocks = (options.first_blocks, options.second_blocks)
         self.networks = open_judges(options.judges, blocks, device)
         self.arms = arms_of(self.networks)
+        self.perceptual_weights = {
+            network.name: options.perceptual_weight * self._gradient_ratio(network)
+            for network in self.networks
+        }
+        """The weight of the perceptual loss of each network by its name."""
         for arm in self.trained_arms:  # before any run
             check_patch(self._stage_options(arm, seed=0, steps=MIN_STEPS), pairs.arrays)
         self.steps: dict[str, int] = {}
@@ -170,6 +178,31 @@ class LossExperiment:
             "quick": options.quick,
             "torch": version("torch"),
         }
+
+    def _gradient_ratio(self, network: VisionNetwork) -> float:
+        """Return the weight with which a perceptual loss is as strong as the loss of pixels.
+
+        It is the ratio of the norms of their gradients at the bicubic enlargements of the first
+        batch. The features of two networks have other sizes, so that without it equal weights of
+        the other losses would mean something else for each.
+        """
+        options = self._stage_options(LossArm(PIXEL), seed=0, steps=MIN_STEPS)
+        both = replace(options, perceptual=network.model, perceptual_blocks=network.blocks)
+        batch = KeyedBatches(self.pairs, options.batch_size, 0, self._world).take_sizes()
+        pair = pair_maker(options)(batch.images, batch.rows, batch.epoch)
+        images = bicubic.enlarge(pair.low, self.pairs.arrays.scale).requires_grad_()
+        losses = ImageLoss(both, self._world.device, torch.float32)(images, pair.high)
+        pixel, perceptual = (
+            float(torch.autograd.grad(losses[name], images, retain_graph=True)[0].norm())
+            for name in ("pixel_loss", "perceptual_loss")
+        )
+        if not (pixel and perceptual and math.isfinite(pixel / perceptual)):
+            raise StoreError(
+                f"the first images of {self.pairs.store} equal their bicubic enlargements in pixels"
+                f" or in the features of {network.name}: there is no detail to learn. Pass a store"
+                " of photographs."
+            )
+        return pixel / perceptual
 
     # --- numbers of steps -----------------------------------------------------------------------
 
@@ -284,7 +317,7 @@ class LossExperiment:
             losses = {
                 "perceptual": arm.network.model,
                 "perceptual_blocks": arm.network.blocks,
-                "perceptual_weight": options.perceptual_weight,
+                "perceptual_weight": self.perceptual_weights[arm.network.name],
                 "pixel_weight": options.pixel_weight,
             }
         if arm.loss == ADVERSARIAL:

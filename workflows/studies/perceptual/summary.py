@@ -212,12 +212,14 @@ def _notes(experiment: LossExperiment) -> Iterator[str]:
             f"Every run has {options.steps:,} steps, so that a loss whose step costs more was"
             " trained for a longer time. Without --steps all get the same time."
         )
+    weights = ", ".join(f"{w:.3g} for {name}" for name, w in experiment.perceptual_weights.items())
     yield (
         "The pixel loss is the mean absolute difference. The perceptual loss is the mean absolute"
-        f" difference of features, with weight {options.perceptual_weight:g}, and a pixel loss of"
-        f" weight {options.pixel_weight:g}. The adversarial one adds a relativistic average critic"
-        f" with weight {options.adversarial_weight:g} for the second half of the steps, the first"
-        " half of which is the same training as that of the perceptual loss with as many steps."
+        " difference of features, and a pixel loss of weight"
+        f" {options.pixel_weight:g}; its weight, {weights}, is {options.perceptual_weight:g} times"
+        " that with which its gradient at bicubic enlargements has the norm of the pixel loss's."
+        " The adversarial one adds a relativistic average critic with weight"
+        f" {options.adversarial_weight:g} in the second half of the steps."
     )
     for network in experiment.networks:
         yield f"Blocks of {network.name}, in the loss and as a judge: {', '.join(network.blocks)}."

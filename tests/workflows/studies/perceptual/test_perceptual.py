@@ -34,7 +34,9 @@ from workflows.superres import bicubic
 from workflows.superres.choices import BICUBIC as REDUCED
 from workflows.superres.choices import STORED
 from workflows.superres.evaluation import measure
+from workflows.superres.loss import ImageLoss
 from workflows.superres.pairs import Pair
+from workflows.superres.stage import pair_maker
 from workflows.training.world import World
 
 CPU = torch.device("cpu")
@@ -228,6 +230,26 @@ def test_each_network_is_once_in_the_loss(
     assert all(torch.equal(batch.rows, batches[0].rows) for batch in batches)
     weights = [torch.cat([p.flatten() for p in s.network.parameters()]) for s in stages]
     assert all(torch.equal(each, weights[0]) for each in weights)
+
+
+def test_a_perceptual_loss_is_as_strong_as_one_of_pixels(
+    store: str, judges: tuple[str, str], tmp_path: Path
+) -> None:
+    """Its gradient has the same norm, whatever the size of the features."""
+    small = make_experiment(store, judges, tmp_path, perceptual_weight=3.0)
+    batch = KeyedBatches(small.pairs, 4, 0, World()).take_sizes()
+    norms = []
+    for arm in small.trained_arms[:2]:
+        options = replace(small._stage_options(arm, seed=0, steps=2), pixel_weight=1 / 3)
+        low, high = pair_maker(options)(batch.images, batch.rows, 0)
+        images = bicubic.enlarge(low, 2).requires_grad_()
+        losses = ImageLoss(options, CPU, torch.float32)(images, high)
+        (gradient,) = torch.autograd.grad([*losses.values()][-1], images)
+        norms.append(float(gradient.norm()))
+    assert norms[1] == pytest.approx(9 * norms[0], rel=1e-4)  # 3 times 3 thirds
+    flat = replace(small.pairs, train=tuple(torch.zeros_like(each) for each in small.pairs.train))
+    with pytest.raises(StoreError, match=r"equal their bicubic enlargements in pixels or in the"):
+        LossExperiment(small.options, flat, small.results, CPU)
 
 
 def test_metrics_are_those_of_the_evaluation(
