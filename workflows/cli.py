@@ -35,13 +35,13 @@ COMMANDS = {
     "verify": "check every file of a store",
     "repair": "restore damaged files of a store",
     "info": "show what a store holds",
-    "train": "train a model on a store: wgan, classify, colourise or devise",
+    "train": "train a model on a store: wgan, classify, colourise, superres or devise",
     "features": "extract features of all images with a pretrained network",
     "search": "search images by words, words by images, images by images",
     "classify": "say what images are with a trained classifier",
     "words": "show which classes of a store have a word vector",
     "report": "evaluate a training run and write an HTML report",
-    "export": "export a trained network as a Hugging Face model folder",
+    "export": "export a trained network as a Hugging Face model folder or ONNX",
     "sample-images": "generate images with a trained run",
     "study": "run small experiments that test claims of the papers",
     "loader": "benchmark the data loader on a store",
@@ -55,6 +55,7 @@ EXTRAS = {
     **dict.fromkeys(("torch", "scipy", "sklearn", "threadpoolctl"), "train"),
     **dict.fromkeys(("safetensors", "torchmetrics", "transformers"), "features"),
     **dict.fromkeys(("gensim", "faiss"), "devise"),
+    **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx"),
 }
 """The extra of pyproject.toml that installs each package, or a package that needs it."""
 

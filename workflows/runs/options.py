@@ -46,12 +46,12 @@ class ClassifyImagesOptions(Options):
 class ExportOptions(Options):
     """The options of `tesserae export`."""
 
-    run: Path = argument("folder of a run of the stage classify or devise", metavar="RUN")
+    run: Path = argument("folder of a run of the stage classify, devise or superres", metavar="RUN")
     out: Path | None = option(
         None,
-        "new folder that the model is written to",
-        implied="RUN/trunk",
-        metavar="DIR",
+        "new folder that the model is written to; of a run of superres, the new ONNX file",
+        implied="RUN/trunk or RUN/upscaler.onnx",
+        metavar="PATH",
         aliases=("-o",),
     )
 
