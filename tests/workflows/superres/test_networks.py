@@ -32,6 +32,8 @@ def test_a_network_has_the_parameters_and_the_reach_that_it_states(name: str, sc
     """An output pixel depends on input pixels within the reach, and on none beyond."""
     torch.manual_seed(0)
     network = make_network(name, scale).eval()
+    for weights in network.last_weights():
+        torch.nn.init.normal_(weights)
     expected = PARAMETERS[name][SCALES.index(scale)]
     assert sum(p.numel() for p in network.parameters()) == expected
     centre = network.reach + 3
@@ -58,16 +60,18 @@ def test_networks_take_images_of_any_size(name: str) -> None:
         assert enlarged.isfinite().all()
 
 
-def test_with_a_base_a_network_without_output_interpolates() -> None:
-    """The base is the bicubic enlargement, also where the network computes in bfloat16."""
-    network = make_network("span", 2)
-    torch.nn.init.zeros_(network.up.weight)
-    torch.nn.init.zeros_(network.up.bias)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_with_a_base_an_untrained_network_interpolates(name: str) -> None:
+    """Its output is the bicubic enlargement, also in bfloat16, and its last layer learns."""
+    network = make_network(name, 2, base=True).eval()
     images = torch.randint(0, 256, (1, 3, 5, 7)).float()
-    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+    with torch.autocast("cpu", torch.bfloat16):
         enlarged = network(images)
     torch.testing.assert_close(enlarged, bicubic.enlarge(images, 2, levels=False))
-    without = make_network("span", 2, base=False)
+    enlarged.square().sum().backward()
+    gradients = [weights.grad for weights in network.last_weights()]
+    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
+    without = make_network(name, 2, base=False).eval()
     without.load_state_dict(network.state_dict())
     assert torch.equal(without(images), torch.full((1, 3, 10, 14), 127.5))
 

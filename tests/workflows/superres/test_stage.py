@@ -142,6 +142,8 @@ def run_in_world(world: World, store: Path, kind: str) -> Any:
     if kind == "lesson":
         for network in (stage.trainer.generator, stage.network):
             forget_biases_before_batch_norm(network)
+    if kind == "relativistic":  # of two scores the bias is subtracted
+        stage.trainer.critic.body[-1].bias.data.zero_()  # type: ignore[union-attr, index]
     return tensors(stage.state_dict()), metrics, evaluated
 
 
