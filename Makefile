@@ -74,6 +74,10 @@ classify-images: .images .ready-devise ## Say what the images in DATA are, with 
 colourise: .store .ready-train ## Train a colourisation network on STORE; variables as for wgan
 	$(TESSERAE) train colourise "$(STORE)" $(training)
 
+.PHONY: superres
+superres: .store .ready-train ## Train a network that enlarges images on STORE; variables as for wgan
+	$(TESSERAE) train superres "$(STORE)" $(training)
+
 .PHONY: features
 features: .store-trunk .ready-devise ## Extract features of STORE with the network TRUNK
 	$(TESSERAE) features "$(STORE)" --trunk "$(TRUNK)" $(if $(GPUS),--gpus $(GPUS)) $(if $(WORKERS),--workers $(WORKERS)) $(where) $(ARGS)

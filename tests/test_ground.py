@@ -15,7 +15,7 @@ TARGETS = {
     "bench", "chaos", "classify", "classify-images", "clean", "cluster-down", "cluster-status",
     "cluster-up", "colourise", "demo", "devise", "docs", "doctor", "export", "features", "help",
     "info", "lint", "loader", "pictures", "prepare", "repair", "report", "sample", "sample-images",
-    "search", "setup", "study", "test", "test-all", "tune", "verify", "wgan", "words",
+    "search", "setup", "study", "superres", "test", "test-all", "tune", "verify", "wgan", "words",
 }  # fmt: skip
 
 
@@ -93,6 +93,7 @@ def test_every_target_is_phony():
             'train wgan "/s" --data "/a b" --run "/r" --gpus 2 --cluster "tls://h:1" --flip',
         ),
         (["colourise", "STORE=/s"], 'train colourise "/s"'),
+        (["superres", "STORE=/s"], 'train superres "/s"'),
         (["classify", "STORE=/s", "TRUNK=/t"], 'train classify "/s" --trunk "/t"'),
         (["classify-images", "DATA=/a b", "RUN=/r"], 'classify "/r" "/a b"'),
         (
