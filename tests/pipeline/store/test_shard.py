@@ -34,6 +34,7 @@ def make_recipe(shard_rows: int, chunk_rows: int, codec: str) -> Recipe:
         chunk_rows=chunk_rows,
         codec=codec,
         classes=(("n01440764", "tench"),),
+        decode_rules=2,
     )
 
 
