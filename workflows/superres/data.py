@@ -115,7 +115,7 @@ def _no_pairs(store: str, arrays: FinishedArrays, options: SuperresOptions) -> s
         if low < high
     ]
     facts = f" ({'; '.join(ratios)})" if ratios else ""
-    expected = " or ".join(map(str, scales))
+    expected = " or ".join(", ".join(map(str, scales)).rsplit(", ", 1))
     scale = options.scale or DEFAULT_SCALE
     return (
         f"{store} has {arrays}{facts}: --degradation {STORED} needs two sizes of which one is"
@@ -172,7 +172,8 @@ def prepare_data(
         files of the run folder.
 
     Raises:
-        StoreError: The store has fewer images than a batch, or images smaller than a patch.
+        StoreError: The store has fewer images than a batch, or images smaller than a patch; or the
+            held-out split is named, and none of its images can be evaluated.
         TesseraeError: The network of the perceptual loss cannot be used.
     """
     arrays = _arrays_of(run_options)
@@ -181,15 +182,16 @@ def prepare_data(
     options.check_network(None)
     train = pair_loader(run_options.store, run_options.split, options, chosen, training=True)
     if not len(train):
+        cure = "--batch-size or --patch-size" if train.num_rows else "--patch-size"
         small = f" of at least {train.sizes[0]} px" if chosen.encoded else ""
         raise StoreError(
             f"split {run_options.split!r} has {train.num_rows:,} readable images{small}, fewer than"
-            f" --batch-size {options.batch_size}. Pass a smaller --batch-size or --patch-size."
+            f" --batch-size {options.batch_size}. Pass a smaller {cure}."
         )
     _print_left_out(train, "a patch")
     evaluated = None
     if held_out is not None:
-        evaluated = _held_out_loader(run_options.store, held_out, options, chosen)
+        evaluated = _held_out_loader(run_options, held_out, options, chosen)
     return Data(train, evaluated, (), sizes=arrays.sizes), {}
 
 
@@ -237,10 +239,10 @@ def _evaluated_side(encoded: str) -> int:
 
 
 def _held_out_loader(
-    store: str, split: str, options: SuperresOptions, arrays: PairArrays
+    run_options: RunOptions, split: str, options: SuperresOptions, arrays: PairArrays
 ) -> Loader | None:
     """Return the loader of held-out images; None, after a notice, if none can be evaluated."""
-    loader = pair_loader(store, split, options, arrays, training=False)
+    loader = pair_loader(run_options.store, split, options, arrays, training=False)
     _print_left_out(loader, "what is evaluated")
     # A border as wide as the scale is left out of the metrics, of which SSIM needs a window.
     smallest = WINDOW + 2 * arrays.scale
@@ -250,6 +252,8 @@ def _held_out_loader(
         f"the images of split {split!r} have {loader.sizes[-1]} px, and an evaluation needs"
         f" {smallest}" if len(loader) else f"split {split!r} has no image that can be evaluated"
     )  # fmt: skip
+    if run_options.held_out is not None:
+        raise StoreError(f"{problem}. Pass another --held-out, or --held-out none.")
     print(f"notice: {problem}: this run is not evaluated.", flush=True)
     return None
 

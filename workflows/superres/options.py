@@ -24,6 +24,8 @@ from workflows.training.options import TrainingOptions
 
 ORIGINAL_SIDE = 288
 """The side of the originals that --data prepares, in pixels, if patches need no larger ones."""
+FASTEST_NETWORK = "fsrcnn"
+"""The network that takes the shortest steps."""
 BASES = ("bicubic", "none")
 """The images that the network's output is added to."""
 
@@ -367,7 +369,8 @@ class SuperresOptions(TrainingOptions):
 
     def speedup_options(self) -> str:
         """Return the options that make a step faster, as a phrase for the terminal."""
-        return "a smaller --patch-size or --batch-size, --network fsrcnn"
+        network = "" if self.network == FASTEST_NETWORK else f", --network {FASTEST_NETWORK}"
+        return f"a smaller --patch-size or --batch-size{network}"
 
     def changeable_on_rewind(self) -> tuple[str, ...]:
         """Return the names of options that may change when a run restarts from an earlier step."""

@@ -87,7 +87,7 @@ def test_the_arrays_of_pairs_are_chosen(
     ("sizes", "choices", "message"),
     [
         ((288,), {"degradation": "stored"}, r"STORE has images of 288 px: --degradation stored"
-         r" needs two sizes of which one is 2 or 3 or 4 times the other\. Add them with .* --sizes"
+         r" needs two sizes of which one is 2, 3 or 4 times the other\. Add them with .* --sizes"
          r" 72 288`, or pass --degradation bicubic"),
         ((72, 224), {"degradation": "stored"}, r"\(224 / 72 is 3\.11\): --degradation stored"),
         ((96, 288), {"degradation": "stored", "scale": 2},
@@ -157,7 +157,8 @@ def test_the_warm_up_is_recorded(store: Path, tmp_path: Path) -> None:
     ("choices", "message"),
     [
         ({"batch_size": 37}, "'train' has 36 readable images, fewer than --batch-size 37"),
-        ({"encoded": ENCODED, "patch_size": 12}, "'train' has 0 readable images of at least 64 px"),
+        ({"encoded": ENCODED, "patch_size": 12}, r"'train' has 0 readable images of at least 64 px,"
+         r" fewer than --batch-size 8\. Pass a smaller --patch-size\."),
         ({"adversarial_weight": 0.1}, r"its original has 8 px, and the critic takes at least 24\."
          r" Pass at least 12\."),
     ],
@@ -181,6 +182,10 @@ def test_images_that_are_too_small_are_not_evaluated(
         "notice: the images of split 'val' have 16 px, and an evaluation needs 19: this run is not"
         " evaluated." in capsys.readouterr().out
     )
+    on = replace(run_options(store, tmp_path / "run"), held_out="val")
+    options = choose_options(on, SuperresOptions(**SMALL))
+    with pytest.raises(StoreError, match=r"needs 19\. Pass another --held-out, or --held-out none"):
+        prepare_data(on, options, Mock(), "val")
 
 
 def test_small_and_unreadable_pictures_are_left_out(

@@ -135,3 +135,9 @@ def test_the_largest_pair_has_a_whole_ratio() -> None:
     assert largest_pair((72, 224)) is None
     assert largest_pair((60, 300)) is None
     assert largest_pair(()) is None
+
+
+def test_a_slow_run_is_told_what_makes_it_faster() -> None:
+    """The fastest network is not suggested to itself."""
+    assert SuperresOptions().speedup_options().endswith("--batch-size, --network fsrcnn")
+    assert SuperresOptions(network="fsrcnn").speedup_options().endswith("--batch-size")
