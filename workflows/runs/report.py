@@ -192,7 +192,9 @@ def _facts(
 ) -> Iterator[tuple[str, str, str]]:
     done = steps[-1]["step"] if steps else 0
     yield "Steps", f"{done:,}", f"of {options.get('steps', 0):,}"
-    if "objective" in options:
+    if "scale" in options:
+        yield "Network", str(options.get("network")), f"enlarges by {options['scale']}"
+    elif "objective" in options:
         yield "Objective", str(options["objective"]), f"images of {options.get('image_size')} px"
     if speeds:
         rate = float(np.median([line["images_per_second"] for line in speeds]))

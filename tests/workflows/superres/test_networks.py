@@ -95,3 +95,23 @@ def test_the_prediction_of_the_lessons_network_depends_on_no_other_image() -> No
     with torch.no_grad():
         alone = network(images[:1])
         torch.testing.assert_close(network(images)[:1], alone, rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_a_compiled_network_computes_what_it_computes_itself(name: str) -> None:
+    """Its graph is traced as a whole, without a warning, also while gradients are computed."""
+    torch.manual_seed(0)
+    network = make_network(name, 2)
+    images = 255 * torch.rand(2, 3, 8, 8)
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    weights = [p for p in network.parameters() if p.requires_grad]
+    outputs, gradients = [], []
+    for module in (network, compiled):
+        outputs.append(module(images))
+        gradients.append(torch.autograd.grad(outputs[-1].square().mean(), weights))
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-4, atol=1e-2)
+    for actual, expected in zip(gradients[1], gradients[0], strict=True):
+        size = float(expected.abs().max())
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-3 * size + 1e-2)
