@@ -66,6 +66,10 @@ class EvaluatedImages(Protocol):
     def description(self) -> str:
         """A phrase that says where they come from."""
 
+    @property
+    def num_available(self) -> int:
+        """The number of images without the limit."""
+
     def __len__(self) -> int:
         """Return the number of images, with those that turn out to be unsuitable."""
 
@@ -133,7 +137,9 @@ class SplitPairs:
                 f"the run was trained on images of {arrays.sizes[-1]} px: expected at least"
                 f" {smallest} px for an evaluation. Pass a folder of larger ones with --images."
             )
-        self._count = min(limit, self._loader.num_rows)
+        self.num_available = self._loader.num_rows
+        """The number of readable rows of the split."""
+        self._count = min(limit, self.num_available)
         if not self._count:
             large = f" of at least {self._loader.sizes[0]} px" if arrays.encoded else ""
             raise StoreError(
@@ -222,6 +228,7 @@ class FolderPairs:
         partners: Mapping[Path, Path] | None,
         scale: int,
         description: str,
+        limit: int,
     ) -> None:
         """Name the files, which are not read yet.
 
@@ -231,9 +238,11 @@ class FolderPairs:
                 reduced by bicubic interpolation.
             scale: The factor between the two.
             description: A phrase that says where they come from.
+            limit: Largest number of originals, the first ones.
         """
-        self._files, self._partners, self._scale = tuple(files), partners, scale
+        self._files, self._partners, self._scale = files[:limit], partners, scale
         self.description = description
+        self.num_available = len(files)
 
     def __len__(self) -> int:
         """Return the number of originals."""
@@ -320,7 +329,7 @@ def open_folder(images: Path, low_images: Path | None, scale: int, limit: int) -
     if low_images is None:
         partners = _partners(files, files, scale)
         if not partners:
-            return FolderPairs(files[:limit], None, scale, f"of {images}, reduced bicubically")
+            return FolderPairs(files, None, scale, f"of {images}, reduced bicubically", limit)
         return _pairs_beside_each_other(images, files, partners, scale, limit)
     low_files = _images_of(_folder_of_scale(low_images, scale) or low_images)
     partners = _partners(files, low_files, scale)
@@ -330,7 +339,7 @@ def open_folder(images: Path, low_images: Path | None, scale: int, limit: int) -
             f" {images}: expected names such as {files[0].stem} or {files[0].stem}x{scale}."
         )
     description = f"of {images}, with low-resolution images of {low_images}"
-    return FolderPairs(files[:limit], partners, scale, description)
+    return FolderPairs(files, partners, scale, description, limit)
 
 
 def _pairs_beside_each_other(
@@ -345,8 +354,8 @@ def _pairs_beside_each_other(
             flush=True,
         )
     description = f"of {folder}, with the low-resolution images beside them"
-    return FolderPairs([file for file in files if file in partners][:limit], partners, scale,
-                       description)  # fmt: skip
+    originals = [file for file in files if file in partners]
+    return FolderPairs(originals, partners, scale, description, limit)
 
 
 def _images_of(folder: Path) -> list[Path]:

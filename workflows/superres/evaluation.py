@@ -146,7 +146,7 @@ def evaluate_for_report(
     evaluated = evaluate_images(trained, images, judge, self_ensemble=options.self_ensemble)
     return EvaluatedRun(
         step=trained.step,
-        metric_texts=tuple(_metric_texts(evaluated, images, judge, options)),
+        metric_texts=tuple(_metric_texts(evaluated, images, trained, judge, options)),
         tables=(_image_table(evaluated),),
         images=tuple(_comparisons(evaluated, images, trained, options)),
         notice=_notice(evaluated, trained, judge, options),
@@ -282,14 +282,20 @@ def image_interval(values: Scores) -> Interval | None:
 def _metric_texts(
     evaluated: EvaluatedSet,
     images: EvaluatedImages,
+    trained: TrainedUpscaler,
     judge: Judge | None,
     options: EvaluationOptions,
 ) -> Iterator[tuple[str, str]]:
-    yield "images", f"{len(evaluated.names):,}, {images.description}"
+    count, available = len(evaluated.names), images.num_available
+    share = "" if count == available else f" of {available:,}"
+    yield "images", f"{count:,}{share}, {images.description}"
     if options.self_ensemble:
         yield "self-ensemble", "the network's enlargements of eight orientations are averaged"
-    if options.precision != "float32":
-        yield "precision", f"{options.precision}, in which the network computes"
+    if trained.precision != torch.float32:
+        yield (
+            "precision",
+            f"the network computes in {str(trained.precision).removeprefix('torch.')}",
+        )
     measures = SIMILARITIES if judge is None else (*SIMILARITIES, DISTANCE)
     gains = evaluated.gains
     for column, measure_ in enumerate(measures):
