@@ -132,9 +132,9 @@ class SplitPairs:
                 f" with `tesserae prepare ... --sizes {sizes}`, or pass a folder with --images."
             )
         smallest = smallest_side(arrays.scale)
-        if arrays.sizes and arrays.sizes[-1] < smallest:
+        if self._loader.sizes[-1] < smallest:
             raise StoreError(
-                f"the run was trained on images of {arrays.sizes[-1]} px: expected at least"
+                f"the run was trained on images of {self._loader.sizes[-1]} px: expected at least"
                 f" {smallest} px for an evaluation. Pass a folder of larger ones with --images."
             )
         self.num_available = self._loader.num_rows
