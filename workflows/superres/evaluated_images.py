@@ -105,7 +105,14 @@ class SplitPairs:
     """The first rows of a split, with low-resolution images of the kind that a run trained on."""
 
     def __init__(
-        self, store: str, split: str, options: SuperresOptions, arrays: PairArrays, limit: int
+        self,
+        store: str,
+        split: str,
+        options: SuperresOptions,
+        arrays: PairArrays,
+        limit: int,
+        *,
+        is_other: bool = False,
     ) -> None:
         """Open a split.
 
@@ -115,13 +122,14 @@ class SplitPairs:
             options: The options of the run.
             arrays: The arrays to read, as `arrays_of_run` returns them.
             limit: Largest number of images.
+            is_other: True if it is not the store that the run was trained on (default False).
 
         Raises:
             StoreError: The split lacks the arrays, or has no readable or only too small images.
         """
         self._loader = pair_loader(store, split, options, arrays, training=False)
         self._make_pairs = pair_maker(options, whole=True)
-        self._split, self._arrays = split, arrays
+        self._split, self._arrays, self._is_other = split, arrays, is_other
         available = finished_arrays(store, split)
         missing = [size for size in arrays.sizes if size not in available.sizes]
         if missing:
@@ -151,7 +159,8 @@ class SplitPairs:
     def description(self) -> str:
         """A phrase that says where they come from."""
         centres = f", centres of {self._loader.sizes[0]} px" if self._arrays.encoded else ""
-        return f"of split {self._split}, {str(self._arrays).rstrip('.')}{centres}"
+        store = f" of {self._loader.store}" if self._is_other else ""
+        return f"of split {self._split}{store}, {str(self._arrays).rstrip('.')}{centres}"
 
     def __len__(self) -> int:
         """Return the number of images."""

@@ -46,6 +46,8 @@ MIN_DRAWS, MAX_DRAWS = 400, 10_000
 """The limits of the number of bootstrap draws."""
 MAX_LISTED_IMAGES = 50
 """The number of images that are listed at either end of a long table."""
+MAX_LISTED_REASONS = 10
+"""The number of images that were left out whose reasons the page shows."""
 
 Scores = NDArray[np.float64]
 
@@ -171,7 +173,7 @@ def _images_to_evaluate(
         )
         return None
     arrays = arrays_of_run(trained.run, trained.options)
-    return SplitPairs(store, split, trained.options, arrays, options.samples)
+    return SplitPairs(store, split, trained.options, arrays, options.samples, is_other=is_other)
 
 
 def evaluate_images(
@@ -361,7 +363,10 @@ def _notice(
             " low-resolution images are."
         )
     if evaluated.skipped:
-        parts.append(f"Left out: {' '.join(evaluated.skipped)}")
+        listed = " ".join(evaluated.skipped[:MAX_LISTED_REASONS])
+        parts.append(f"{counted(len(evaluated.skipped), 'image')} left out: {listed}")
+        if len(evaluated.skipped) > MAX_LISTED_REASONS:
+            parts.append("...")
     return " ".join(parts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -258,7 +259,7 @@ def test_images_that_are_left_out_are_told_and_give_exit_status_1(
     assert f"notice: left out: {images}/tiny.png has 20x12 pixels: expected at least 15" in output
     assert f"  images: 1 of 3, of {images}, reduced bicubically\n" in output
     page = (runs / "used" / "report.html").read_text()
-    assert "Left out: " in page
+    assert "2 images left out: " in page
     assert "the only image" in page
     (images / "fine.png").unlink()
     assert main(command) == 1
@@ -299,6 +300,25 @@ def test_a_run_without_a_held_out_split(
     monkeypatch.setattr(RunFolder, "store", lambda *_: str(runs / "store"))
     assert evaluate_for_report(run, EvaluationOptions(), CPU) is None
     assert "pass --split, one of train, val, or a folder with --images." in capsys.readouterr().out
+
+
+def test_another_store_is_evaluated_by_name(runs: Path) -> None:
+    """It is named beside the split, which is val unless another one is named."""
+    store = str(runs / "store")
+    evaluated = evaluate(runs / "run<b>", evaluation_store=store, split="train", samples=8)
+    texts = dict(evaluated.metrics())
+    assert texts["images"].startswith(f"8 of 36, of split train of {store}, pairs of stored")
+
+
+def test_a_run_without_a_checkpoint_gets_a_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A notice says that nothing was evaluated."""
+    options = asdict(SuperresOptions(scale=2, degradation=STORED))
+    RunFolder(tmp_path / "new").create_or_continue({**options, "stage": "superres"}, {"data": {}})
+    assert main(["report", str(tmp_path / "new"), "--device", "cpu"]) == 0
+    assert "the run is not evaluated, as it has no checkpoint yet." in capsys.readouterr().out
+    assert "Evaluation at" not in (tmp_path / "new" / "report.html").read_text()
 
 
 def test_a_run_on_degraded_images_is_told(runs: Path) -> None:
