@@ -50,7 +50,7 @@ class TrainedUpscaler:
     def enlarge(self, images: Tensor, *, self_ensemble: bool = False) -> Tensor:
         """Return enlarged images in whole levels.
 
-        Large images are computed in tiles, and many images in groups, for which the memory suffices.
+        Large images are computed in tiles, and many images in groups, as the memory allows.
 
         Args:
             images: (n, 3, h, w) RGB in levels, 0 to 255, of any dtype and on any device.

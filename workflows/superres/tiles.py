@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -139,7 +140,7 @@ def intervals(length: int, side: int, margin: int) -> list[Interval]:
     bounds = [0, *(min(margin + k * step, length) for k in range(1, count)), length]
     return [
         Interval(start, stop, max(start - margin, 0), min(stop + margin, length))
-        for start, stop in zip(bounds, bounds[1:], strict=False)
+        for start, stop in pairwise(bounds)
         if start < stop
     ]
 
