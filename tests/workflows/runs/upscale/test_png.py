@@ -72,7 +72,12 @@ def test_a_png_has_the_profile_and_the_exif() -> None:
 def test_an_interrupted_png_has_no_end() -> None:
     """An error ends the threads, and nothing pretends that the file is complete."""
     file = io.BytesIO()
-    with pytest.raises(KeyboardInterrupt), PngWriter(file, (4, 9), 3) as writer:
-        writer.write(noise(5, 4, 3))
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with PngWriter(file, (4, 9), 3) as writer:
+            writer.write(noise(5, 4, 3))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert b"IEND" not in file.getvalue()
