@@ -15,7 +15,8 @@ TARGETS = {
     "bench", "chaos", "classify", "classify-images", "clean", "cluster-down", "cluster-status",
     "cluster-up", "colourise", "demo", "devise", "docs", "doctor", "export", "features", "help",
     "info", "lint", "loader", "pictures", "prepare", "repair", "report", "sample", "sample-images",
-    "search", "setup", "study", "superres", "test", "test-all", "tune", "verify", "wgan", "words",
+    "search", "setup", "study", "superres", "test", "test-all", "tune", "upscale", "verify",
+    "wgan", "words",
 }  # fmt: skip
 
 
@@ -96,6 +97,7 @@ def test_every_target_is_phony():
         (["superres", "STORE=/s"], 'train superres "/s"'),
         (["classify", "STORE=/s", "TRUNK=/t"], 'train classify "/s" --trunk "/t"'),
         (["classify-images", "DATA=/a b", "RUN=/r"], 'classify "/r" "/a b"'),
+        (["upscale", "DATA=/a b", "RUN=/r"], 'upscale "/r" "/a b" --out upscaled'),
         (
             ["devise", "STORE=/s", "TRUNK=/t", "WORDS=/w", "RUN=/r"],
             'train devise "/s" --trunk "/t" --word-vectors "/w" --run "/r"',

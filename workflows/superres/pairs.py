@@ -17,6 +17,7 @@ from torch.nn import functional
 from pipeline.augment import draws
 from workflows.superres import bicubic, jpeg
 from workflows.superres.choices import BICUBIC, BLUR_JPEG, STORED
+from workflows.superres.orientations import turned
 
 _TOP, _LEFT, _TURN, _SIGMA, _QUALITY = range(16, 21)  # purposes that `Augment` does not use
 BLUR_DEVIATIONS = 3.0
@@ -191,49 +192,6 @@ def cut_squares(
     x = (left[:, None] + steps).clamp(0, width - 1)
     index = torch.arange(len(images), device=images.device)[:, None, None]
     return images.permute(0, 2, 3, 1)[index, y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)
-
-
-def turned(images: Tensor, turn: Tensor) -> Tensor:
-    """Return square images in one of the eight orientations of a square.
-
-    Args:
-        images: (n, c, side, side) of any dtype.
-        turn: (n,) int64, 0 to 7: the sum of 1 to mirror down, 2 to mirror across, and 4 to exchange
-            rows and columns, in this order; 0 leaves an image as it is.
-
-    Returns:
-        A tensor of the same shape and dtype.
-    """
-    if images.device.type == "cpu":  # touches each pixel once, not three times
-        turns = zip(images, turn.tolist(), strict=True)
-        return torch.stack([_turned_image(image, orientation) for image, orientation in turns])
-    for bit, change in _CHANGES:
-        is_changed = ((turn & bit) > 0)[:, None, None, None]
-        images = torch.where(is_changed, change(images), images)
-    return images
-
-
-def _turned_image(image: Tensor, orientation: int) -> Tensor:
-    for bit, change in _CHANGES:
-        if orientation & bit:
-            image = change(image)
-    return image
-
-
-def _mirrored_down(images: Tensor) -> Tensor:
-    return images.flip(-2)
-
-
-def _mirrored_across(images: Tensor) -> Tensor:
-    return images.flip(-1)
-
-
-def _with_exchanged_sides(images: Tensor) -> Tensor:
-    return images.transpose(-2, -1)
-
-
-_CHANGES = ((1, _mirrored_down), (2, _mirrored_across), (4, _with_exchanged_sides))
-"""The bits of an orientation with the changes that they stand for, in this order."""
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
