@@ -91,6 +91,16 @@ class _Parser(argparse.ArgumentParser):
                 raise
             self.error(f"{action.option_strings[-1]} is {arg_string}: {e.message}")
 
+    def _match_arguments_partial(
+        self, actions: Sequence[argparse.Action], arg_strings_pattern: str
+    ) -> list[int]:
+        """Let an argument that may be omitted wait for what follows an option, as others do."""
+        counts = super()._match_arguments_partial(actions, arg_strings_pattern)
+        is_last = "O" not in arg_strings_pattern
+        if not is_last and counts and not counts[-1] and actions[len(counts) - 1].nargs == "*":
+            counts.pop()
+        return counts
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         try:
             super()._check_value(action, value)

@@ -206,6 +206,13 @@ def test_an_animation_is_a_single_image_with_a_notice(upscale: Upscale, tmp_path
     assert pixels_of(tmp_path / "out/a.png").shape == (8, 12, 3)
 
 
+def test_options_may_come_before_the_images(upscale: Upscale, tmp_path: Path) -> None:
+    """The images may be omitted for the parser, and are found all the same."""
+    sources = [image(tmp_path / "a.png"), image(tmp_path / "b.png")]
+    assert upscale("-o", tmp_path / "out", "--overwrite", *sources)[0] == 0
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
+
+
 def test_what_cannot_end_well_is_refused_before(
     run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
