@@ -29,7 +29,7 @@ ENCODING = parse_encoding("jpeg:128@90")
 SHARD_ROWS = 128
 """The rows per shard, fewer than by default, so that even the sample has several shards."""
 
-GAN_SHARE, SUPERRES_SHARE = 0.45, 0.25
+GAN_SHARE, SUPERRES_SHARE = 0.4, 0.35
 """The fractions of the training time that the GAN and super-resolution get; DeViSE gets the
 rest."""
 MAX_BAD = 0.1
@@ -112,7 +112,7 @@ def _train_superres(store: Path, folder: Path, minutes: float) -> None:
     _remove_demo_run(folder)
     arguments = [
         *("train", "superres", str(store), "--run", str(folder), "--network", "fsrcnn"),
-        *("--scale", "4", "--learning-rate", "2e-3", "--ema-decay", "0.98"),
+        *("--scale", "4", "--learning-rate", "1e-3", "--ema-decay", "0.95"),
         *("--schedule", "constant", "--evaluated-images", "16", "--eval-every", "100"),
         *("--ranks", "1"),
         *("--minutes", str(minutes), "--steps", "1000000"),
