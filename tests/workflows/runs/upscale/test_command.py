@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -320,5 +321,5 @@ def test_the_memory_of_a_large_image_is_bounded(run: Path, tmp_path: Path) -> No
     status, kilobytes = map(int, result.stdout.splitlines()[-1].split())
     assert status == 0
     assert kilobytes * 1024 < 2_000_000_000
-    with Image.open(tmp_path / "big.png") as big:
-        assert big.size == (12_000, 8_000)
+    with (tmp_path / "big.png").open("rb") as big:  # Pillow warns of so many pixels
+        assert struct.unpack(">16xII", big.read(24)) == (12_000, 8_000)
