@@ -102,6 +102,7 @@ def test_folders_without_a_usable_model_are_refused(folder: Path, tmp_path: Path
         open_backbone(pickled)
 
 
+@pytest.mark.slow
 def test_a_published_network_separates_dogs_from_trucks(real_data: Path) -> None:
     """Images of one class are more similar than images of two."""
     backbone = open_backbone(real_data / "mobilenet_v1_0.75_224")
@@ -213,7 +214,7 @@ def test_unknown_blocks_and_poolings_are_refused(folder: Path) -> None:
         open_backbone(folder, pooling="sum")
 
 
-@settings(max_examples=30)
+@settings(max_examples=min(30, settings().max_examples))
 @given(
     shape=st.sampled_from([(2, 3, 5, 4), (2, 3, 1, 1), (3, 2, 6, 6), (1, 4, 2, 2)]),
     seed=st.integers(0, 2**32),
