@@ -26,8 +26,14 @@ def test_every_network_has_a_class() -> None:
     assert tuple(networks._CLASSES) == tuple(NETWORKS) == tuple(PARAMETERS)
 
 
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [
+        pytest.param(n, s, marks=[pytest.mark.slow] if n == "edsr" and s < max(SCALES) else [])
+        for n in NETWORKS
+        for s in SCALES
+    ],
+)
 def test_a_network_has_the_parameters_and_the_reach_that_it_states(name: str, scale: int) -> None:
     """An output pixel depends on input pixels within the reach, and on none beyond."""
     torch.manual_seed(0)
