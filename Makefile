@@ -70,9 +70,17 @@ classify: .store .ready-devise ## Train an image classifier on STORE, from TRUNK
 classify-images: .images .ready-devise ## Say what the images in DATA are, with the classifier of RUN
 	$(TESSERAE) classify "$(or $(RUN),runs/classify)" "$(DATA)" $(ARGS)
 
+.PHONY: upscale
+upscale: .images .ready-train ## Enlarge the images in DATA with the network of RUN, into the folder upscaled
+	$(TESSERAE) upscale "$(or $(RUN),runs/superres)" "$(DATA)" --out upscaled $(ARGS)
+
 .PHONY: colourise
 colourise: .store .ready-train ## Train a colourisation network on STORE; variables as for wgan
 	$(TESSERAE) train colourise "$(STORE)" $(training)
+
+.PHONY: superres
+superres: .store .ready-train ## Train a network that enlarges images on STORE; variables as for wgan
+	$(TESSERAE) train superres "$(STORE)" $(training)
 
 .PHONY: features
 features: .store-trunk .ready-devise ## Extract features of STORE with the network TRUNK

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 from workflows.evaluation.options import EvaluationOptions
@@ -46,12 +46,12 @@ class ClassifyImagesOptions(Options):
 class ExportOptions(Options):
     """The options of `tesserae export`."""
 
-    run: Path = argument("folder of a run of the stage classify or devise", metavar="RUN")
+    run: Path = argument("folder of a run of the stage classify, devise or superres", metavar="RUN")
     out: Path | None = option(
         None,
-        "new folder that the model is written to",
-        implied="RUN/trunk",
-        metavar="DIR",
+        "new folder that the model is written to; of a run of superres, the new ONNX file",
+        implied="RUN/trunk or RUN/upscaler.onnx",
+        metavar="PATH",
         aliases=("-o",),
     )
 
@@ -72,4 +72,55 @@ class SampleImagesOptions(Options):
     )
     interpolate: bool = option(
         False, "make each row of the grid interpolate between two random images"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpscaleOptions(Options):
+    """The options of `tesserae upscale`."""
+
+    run: Path = argument("folder of a run of `tesserae train superres`", metavar="RUN")
+    images: tuple[str, ...] = argument(
+        "image files, or folders of them", metavar="IMAGE", default=()
+    )
+    out: Path = option(
+        MISSING,
+        "folder of the enlarged images, which is created if it is missing; for a single image also"
+        " a file whose name ends in .png or .jpg",
+        metavar="OUT",
+        aliases=("-o",),
+    )
+    format: str | None = option(
+        None,
+        "format of the enlarged images; jpeg has quality 95, at most 65,500 pixels a side and no"
+        " transparency",
+        implied="as the name of OUT says, otherwise png",
+        choices=("png", "jpeg"),
+    )
+    overwrite: bool = option(
+        False, "replace enlarged images that exist, which are otherwise left as they are"
+    )
+    self_ensemble: bool = option(
+        False,
+        "average the results of all eight orientations of an image, which is a little better and"
+        " takes eight times as long",
+    )
+    device: str | None = option(
+        None,
+        "torch device to compute on, e.g. cpu, cuda or cuda:1",
+        implied="a GPU if there is one",
+        metavar="DEVICE",
+    )
+    precision: str = option(
+        "auto",
+        "number format of the computation; auto is bfloat16 if the hardware multiplies matrices of"
+        " it, else float32",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    tile: int | None = option(
+        None,
+        "side of the squares that are computed at once, in pixels of the input; smaller ones need"
+        " less memory and more time",
+        implied="as large as 1 GiB, or half of a GPU's free memory, allows",
+        minimum=1,
     )

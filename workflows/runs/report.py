@@ -110,7 +110,10 @@ def _evaluate_run(
 ) -> RunEvaluation | None:
     name = record["options"].get("stage", "")
     stage = STAGES.get(name)
-    if stage is None or stage.evaluate is None or folder.newest_checkpoint() is None:
+    if stage is None or stage.evaluate is None:
+        return None
+    if folder.newest_checkpoint() is None:
+        print("notice: the run is not evaluated, as it has no checkpoint yet.", flush=True)
         return None
     for flag in _flags_without_effect(stage, options):
         print(f"notice: {flag} has no effect on a run of {name}.", flush=True)
@@ -206,7 +209,7 @@ def _facts(
     done = steps[-1]["step"] if steps else 0
     yield "Steps", f"{done:,}", f"of {options.get('steps', 0):,}"
     if "scale" in options:
-        yield "Enlargement", f"{options['scale']}x", str(options.get("network", ""))
+        yield "Network", str(options.get("network")), f"enlarges by {options['scale']}"
     elif "objective" in options:
         yield "Objective", str(options["objective"]), f"images of {options.get('image_size')} px"
     if speeds:

@@ -66,6 +66,10 @@ class EvaluatedImages(Protocol):
     def description(self) -> str:
         """A phrase that says where they come from."""
 
+    @property
+    def num_available(self) -> int:
+        """The number of images without the limit."""
+
     def __len__(self) -> int:
         """Return the number of images, with those that turn out to be unsuitable."""
 
@@ -101,7 +105,14 @@ class SplitPairs:
     """The first rows of a split, with low-resolution images of the kind that a run trained on."""
 
     def __init__(
-        self, store: str, split: str, options: SuperresOptions, arrays: PairArrays, limit: int
+        self,
+        store: str,
+        split: str,
+        options: SuperresOptions,
+        arrays: PairArrays,
+        limit: int,
+        *,
+        is_other: bool = False,
     ) -> None:
         """Open a split.
 
@@ -111,13 +122,14 @@ class SplitPairs:
             options: The options of the run.
             arrays: The arrays to read, as `arrays_of_run` returns them.
             limit: Largest number of images.
+            is_other: True if it is not the store that the run was trained on (default False).
 
         Raises:
             StoreError: The split lacks the arrays, or has no readable or only too small images.
         """
         self._loader = pair_loader(store, split, options, arrays, training=False)
         self._make_pairs = pair_maker(options, whole=True)
-        self._split, self._arrays = split, arrays
+        self._split, self._arrays, self._is_other = split, arrays, is_other
         available = finished_arrays(store, split)
         missing = [size for size in arrays.sizes if size not in available.sizes]
         if missing:
@@ -128,12 +140,14 @@ class SplitPairs:
                 f" with `tesserae prepare ... --sizes {sizes}`, or pass a folder with --images."
             )
         smallest = smallest_side(arrays.scale)
-        if arrays.sizes and arrays.sizes[-1] < smallest:
+        if self._loader.sizes[-1] < smallest:
             raise StoreError(
-                f"the run was trained on images of {arrays.sizes[-1]} px: expected at least"
+                f"the run was trained on images of {self._loader.sizes[-1]} px: expected at least"
                 f" {smallest} px for an evaluation. Pass a folder of larger ones with --images."
             )
-        self._count = min(limit, self._loader.num_rows)
+        self.num_available = self._loader.num_rows
+        """The number of readable rows of the split."""
+        self._count = min(limit, self.num_available)
         if not self._count:
             large = f" of at least {self._loader.sizes[0]} px" if arrays.encoded else ""
             raise StoreError(
@@ -145,7 +159,8 @@ class SplitPairs:
     def description(self) -> str:
         """A phrase that says where they come from."""
         centres = f", centres of {self._loader.sizes[0]} px" if self._arrays.encoded else ""
-        return f"of split {self._split}, {str(self._arrays).rstrip('.')}{centres}"
+        store = f" of {self._loader.store}" if self._is_other else ""
+        return f"of split {self._split}{store}, {str(self._arrays).rstrip('.')}{centres}"
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -222,6 +237,7 @@ class FolderPairs:
         partners: Mapping[Path, Path] | None,
         scale: int,
         description: str,
+        limit: int,
     ) -> None:
         """Name the files, which are not read yet.
 
@@ -231,9 +247,11 @@ class FolderPairs:
                 reduced by bicubic interpolation.
             scale: The factor between the two.
             description: A phrase that says where they come from.
+            limit: Largest number of originals, the first ones.
         """
-        self._files, self._partners, self._scale = tuple(files), partners, scale
+        self._files, self._partners, self._scale = files[:limit], partners, scale
         self.description = description
+        self.num_available = len(files)
 
     def __len__(self) -> int:
         """Return the number of originals."""
@@ -320,7 +338,7 @@ def open_folder(images: Path, low_images: Path | None, scale: int, limit: int) -
     if low_images is None:
         partners = _partners(files, files, scale)
         if not partners:
-            return FolderPairs(files[:limit], None, scale, f"of {images}, reduced bicubically")
+            return FolderPairs(files, None, scale, f"of {images}, reduced bicubically", limit)
         return _pairs_beside_each_other(images, files, partners, scale, limit)
     low_files = _images_of(_folder_of_scale(low_images, scale) or low_images)
     partners = _partners(files, low_files, scale)
@@ -330,7 +348,7 @@ def open_folder(images: Path, low_images: Path | None, scale: int, limit: int) -
             f" {images}: expected names such as {files[0].stem} or {files[0].stem}x{scale}."
         )
     description = f"of {images}, with low-resolution images of {low_images}"
-    return FolderPairs(files[:limit], partners, scale, description)
+    return FolderPairs(files, partners, scale, description, limit)
 
 
 def _pairs_beside_each_other(
@@ -345,8 +363,8 @@ def _pairs_beside_each_other(
             flush=True,
         )
     description = f"of {folder}, with the low-resolution images beside them"
-    return FolderPairs([file for file in files if file in partners][:limit], partners, scale,
-                       description)  # fmt: skip
+    originals = [file for file in files if file in partners]
+    return FolderPairs(originals, partners, scale, description, limit)
 
 
 def _images_of(folder: Path) -> list[Path]:

@@ -46,6 +46,8 @@ MIN_DRAWS, MAX_DRAWS = 400, 10_000
 """The limits of the number of bootstrap draws."""
 MAX_LISTED_IMAGES = 50
 """The number of images that are listed at either end of a long table."""
+MAX_LISTED_REASONS = 10
+"""The number of images that were left out whose reasons the page shows."""
 
 Scores = NDArray[np.float64]
 
@@ -146,7 +148,7 @@ def evaluate_for_report(
     evaluated = evaluate_images(trained, images, judge, self_ensemble=options.self_ensemble)
     return EvaluatedRun(
         step=trained.step,
-        metric_texts=tuple(_metric_texts(evaluated, images, judge, options)),
+        metric_texts=tuple(_metric_texts(evaluated, images, trained, judge, options)),
         tables=(_image_table(evaluated),),
         images=tuple(_comparisons(evaluated, images, trained, options)),
         notice=_notice(evaluated, trained, judge, options),
@@ -171,7 +173,7 @@ def _images_to_evaluate(
         )
         return None
     arrays = arrays_of_run(trained.run, trained.options)
-    return SplitPairs(store, split, trained.options, arrays, options.samples)
+    return SplitPairs(store, split, trained.options, arrays, options.samples, is_other=is_other)
 
 
 def evaluate_images(
@@ -282,14 +284,20 @@ def image_interval(values: Scores) -> Interval | None:
 def _metric_texts(
     evaluated: EvaluatedSet,
     images: EvaluatedImages,
+    trained: TrainedUpscaler,
     judge: Judge | None,
     options: EvaluationOptions,
 ) -> Iterator[tuple[str, str]]:
-    yield "images", f"{len(evaluated.names):,}, {images.description}"
+    count, available = len(evaluated.names), images.num_available
+    share = "" if count == available else f" of {available:,}"
+    yield "images", f"{count:,}{share}, {images.description}"
     if options.self_ensemble:
         yield "self-ensemble", "the network's enlargements of eight orientations are averaged"
-    if options.precision != "float32":
-        yield "precision", f"{options.precision}, in which the network computes"
+    if trained.precision != torch.float32:
+        yield (
+            "precision",
+            f"the network computes in {str(trained.precision).removeprefix('torch.')}",
+        )
     measures = SIMILARITIES if judge is None else (*SIMILARITIES, DISTANCE)
     gains = evaluated.gains
     for column, measure_ in enumerate(measures):
@@ -355,7 +363,10 @@ def _notice(
             " low-resolution images are."
         )
     if evaluated.skipped:
-        parts.append(f"Left out: {' '.join(evaluated.skipped)}")
+        listed = " ".join(evaluated.skipped[:MAX_LISTED_REASONS])
+        parts.append(f"{counted(len(evaluated.skipped), 'image')} left out: {listed}")
+        if len(evaluated.skipped) > MAX_LISTED_REASONS:
+            parts.append("...")
     return " ".join(parts)
 
 

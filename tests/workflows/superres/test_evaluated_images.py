@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.errors import StoreError, TesseraeError
+from tests.images import jpeg, prepare_inline
 from tests.workflows.training.small import small_store
 from workflows.superres import bicubic
 from workflows.superres.choices import BICUBIC, STORED
@@ -229,7 +230,7 @@ def test_rows_of_a_split_are_read_again_in_their_order(store: str) -> None:
     [
         (PairArrays(2, STORED, (24, 48)), r"expected images of 24 and 48 px, as the .*--sizes 48`"),
         (PairArrays(2, BICUBIC, (12,)), r"trained on images of 12 px: expected at least 15 px"),
-        (PairArrays(2, BICUBIC, encoded="jpeg:24@90"), r"no readable image of at least 240 px\."),
+        (PairArrays(2, BICUBIC, encoded="original"), r"has no finished original: it has"),
     ],
 )
 def test_splits_without_suitable_images_are_refused(
@@ -238,3 +239,18 @@ def test_splits_without_suitable_images_are_refused(
     """A size is missing, or images are too small."""
     with pytest.raises(StoreError, match=message):
         pairs_of(store, arrays)
+
+
+def test_centres_of_encoded_pictures_are_reduced(tmp_path: Path) -> None:
+    """Smaller pictures are left out."""
+    for number, side in enumerate((250, 244, 200)):
+        file = tmp_path / "source" / "n00000000" / f"{number}.JPEG"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(jpeg(number, side, side))
+    store = str(tmp_path / "store")
+    prepare_inline(tmp_path / "source", store, split="val", sizes=(), encoded=("jpeg:256@90",))
+    images = pairs_of(store, PairArrays(4, BICUBIC, encoded="jpeg:256@90"))
+    assert images.description.endswith("and the same reduced by 4, centres of 240 px")
+    pairs = [pair for _, pair in images.pairs() if isinstance(pair, EvaluatedPair)]
+    assert sorted(pair.name for pair in pairs) == ["n00000000/0.JPEG", "n00000000/1.JPEG"]
+    assert all(pair.low.shape == (1, 3, 60, 60) for pair in pairs)

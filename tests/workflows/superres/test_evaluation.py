@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -143,15 +144,16 @@ def set_of(bicubic_psnr: list[float], network_psnr: list[float]) -> EvaluatedSet
 
 
 class _Images:
-    description = "of a test"
+    description, num_available = "of a test", 7
 
 
 def test_a_perfect_image_counts_for_no_mean(runs: Path) -> None:
     """Its PSNR is infinite, which the table says, and the notice."""
+    trained = evaluation.open_upscaler(runs / "used")
     perfect = set_of([30, 31, np.inf, 32], [31, np.inf, np.inf, 34])
-    texts = dict(evaluation._metric_texts(perfect, _Images(), None, EvaluationOptions()))  # type: ignore[arg-type]
+    texts = dict(evaluation._metric_texts(perfect, _Images(), trained, None, EvaluationOptions()))  # type: ignore[arg-type]
     assert texts["PSNR, luma"] == "network 32.50 dB, bicubic 31.00 dB, difference +1.50 dB"
-    assert texts["images"] == "4, of a test"
+    assert texts["images"] == "4 of 7, of a test"
     rows = [row[:4] for row in evaluation._image_table(perfect).rows]
     assert rows == [
         ["image1", "31.00", "∞", "+∞"],
@@ -159,11 +161,10 @@ def test_a_perfect_image_counts_for_no_mean(runs: Path) -> None:
         ["image0", "30.00", "31.00", "+1.00"],
         ["image2", "∞", "∞", "-"],
     ]
-    trained = evaluation.open_upscaler(runs / "used")
     notice = evaluation._notice(perfect, trained, None, EvaluationOptions())
     assert "2 images with an enlargement that equals the original, whose PSNR" in notice
     assert "Intervals" not in notice
-    texts = dict(evaluation._metric_texts(set_of([np.inf], [3]), _Images(), None,
+    texts = dict(evaluation._metric_texts(set_of([np.inf], [3]), _Images(), trained, None,
                                           EvaluationOptions()))  # type: ignore[arg-type]  # fmt: skip
     assert texts["PSNR, luma"] == "infinite for every image, by one of the two methods"
 
@@ -240,7 +241,7 @@ def test_figures_are_the_means_over_images(runs: Path) -> None:
                    precision="bfloat16")  # fmt: skip
     texts = dict(few.metrics())
     assert texts["self-ensemble"] == "the network's enlargements of eight orientations are averaged"
-    assert texts["precision"] == "bfloat16, in which the network computes"
+    assert texts["precision"] == "the network computes in bfloat16"
 
 
 def test_images_that_are_left_out_are_told_and_give_exit_status_1(
@@ -256,9 +257,9 @@ def test_images_that_are_left_out_are_told_and_give_exit_status_1(
     output = capsys.readouterr().out
     assert f"notice: left out: {images}/broken.png is not a readable image: " in output
     assert f"notice: left out: {images}/tiny.png has 20x12 pixels: expected at least 15" in output
-    assert f"  images: 1, of {images}, reduced bicubically\n" in output
+    assert f"  images: 1 of 3, of {images}, reduced bicubically\n" in output
     page = (runs / "used" / "report.html").read_text()
-    assert "Left out: " in page
+    assert "2 images left out: " in page
     assert "the only image" in page
     (images / "fine.png").unlink()
     assert main(command) == 1
@@ -275,15 +276,12 @@ def test_images_that_are_left_out_are_told_and_give_exit_status_1(
         (["--low-images", "x"], "--low-images is x: pass the folder of their originals as well"),
         (["--judge-blocks", "a", "b"], "--judge-blocks is a b: pass the network that has them"),
         (["--images", "x", "--split", "val"], "--images is x and --split is val: a run is"),
-        (["--judge", "nowhere", "--judge-blocks", "a"], "nowhere is not a backbone"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(
-    runs: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    runs: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The error is a sentence with the value."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert main(["report", str(runs / "run<b>"), "--device", "cpu", *words]) == 1
     assert message in capsys.readouterr().err
 
@@ -295,11 +293,32 @@ def test_a_run_without_a_held_out_split(
     run = RunFolder(runs / "run<b>")
     data = {**run.data(), "held_out": None}
     monkeypatch.setattr(RunFolder, "data", lambda _: data)
-    assert dict(evaluate(run.path, samples=8).metrics())["images"].startswith("8, of split val, ")
+    assert dict(evaluate(run.path, samples=8).metrics())["images"].startswith(
+        "8 of 18, of split val, "
+    )
     data["split"] = "val"
     monkeypatch.setattr(RunFolder, "store", lambda *_: str(runs / "store"))
     assert evaluate_for_report(run, EvaluationOptions(), CPU) is None
     assert "pass --split, one of train, val, or a folder with --images." in capsys.readouterr().out
+
+
+def test_another_store_is_evaluated_by_name(runs: Path) -> None:
+    """It is named beside the split, which is val unless another one is named."""
+    store = str(runs / "store")
+    evaluated = evaluate(runs / "run<b>", evaluation_store=store, split="train", samples=8)
+    texts = dict(evaluated.metrics())
+    assert texts["images"].startswith(f"8 of 36, of split train of {store}, pairs of stored")
+
+
+def test_a_run_without_a_checkpoint_gets_a_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A notice says that nothing was evaluated."""
+    options = asdict(SuperresOptions(scale=2, degradation=STORED))
+    RunFolder(tmp_path / "new").create_or_continue({**options, "stage": "superres"}, {"data": {}})
+    assert main(["report", str(tmp_path / "new"), "--device", "cpu"]) == 0
+    assert "the run is not evaluated, as it has no checkpoint yet." in capsys.readouterr().out
+    assert "Evaluation at" not in (tmp_path / "new" / "report.html").read_text()
 
 
 def test_a_run_on_degraded_images_is_told(runs: Path) -> None:

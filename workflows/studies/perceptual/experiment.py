@@ -24,7 +24,7 @@ from workflows.studies.perceptual.options import PerceptualOptions
 from workflows.studies.perceptual.samples import write_crops
 from workflows.studies.results import ResultsFolder
 from workflows.superres import bicubic
-from workflows.superres.data import check_patch
+from workflows.superres.data import check_critic
 from workflows.superres.loss import ImageLoss
 from workflows.superres.options import SuperresOptions
 from workflows.superres.pairs import Pair
@@ -140,7 +140,7 @@ class LossExperiment:
         }
         """The weight of the perceptual loss of each network by its name."""
         for arm in self.trained_arms:  # before any run
-            check_patch(self._stage_options(arm, seed=0, steps=MIN_STEPS), pairs.arrays)
+            check_critic(self._stage_options(arm, seed=0, steps=MIN_STEPS), pairs.arrays)
         self.steps: dict[str, int] = {}
         """The number of steps of each trained arm, once `set_steps` was called."""
         self._of_control: dict[str, float] | None = None
