@@ -123,7 +123,9 @@ def test_an_interrupted_study_continues_to_the_same_figures(
     metrics = {record["arm"]: record["metrics"] for record in records}
     assert list(metrics) == arms
     assert metrics[PIXEL]["steps"] == 4
-    assert "one in the loss, two judges" in printed
+    for in_loss, judge in (("one", "two"), ("two", "one")):
+        title = f"{in_loss} in the loss, {judge} judges"
+        assert f"{title}: {PERCEPTUAL}, distance by {judge} minus that of {PIXEL}: " in printed
     assert "one pair of runs has no interval" in printed
     page = (tmp_path / "report.html").read_text()
     assert page.count("data:image/png") == 2 * 3
