@@ -27,7 +27,7 @@ LOW, ORIGINAL = "low resolution", "original"
 both written with the control."""
 NUM_CROPS = 4
 """The number of images of which crops are shown, the first held-out ones."""
-CROP_PIXELS = 96
+CROP_PIXELS = 80
 """The side of a crop, or that of the images if they are smaller, in pixels."""
 
 

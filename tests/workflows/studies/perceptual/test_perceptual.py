@@ -414,9 +414,9 @@ def test_answers_are_of_the_network_that_is_not_in_the_loss(judges: tuple[str, s
 def test_crops_are_of_the_most_detailed_square_and_side_by_side(tmp_path: Path) -> None:
     """Pixel for pixel, in the order of the arms."""
     original = torch.full((3, 150, 200), 100.0)
-    steps = torch.arange(96)
-    original[:, 40:136, 90:186] = 100 + 100.0 * ((steps[:, None] + steps) % 2)
-    assert detailed_square(original) == (40, 90, 96)
+    steps = torch.arange(80)
+    original[:, 40:120, 90:170] = 100 + 100.0 * ((steps[:, None] + steps) % 2)
+    assert detailed_square(original) == (40, 90, 80)
     assert detailed_square(original[:, :50, :60])[2] == 50
     results = ResultsFolder(tmp_path)
     high = torch.stack([original, original.flip(2)])
@@ -426,7 +426,7 @@ def test_crops_are_of_the_most_detailed_square_and_side_by_side(tmp_path: Path) 
     files = comparisons(results, ["low resolution", BICUBIC, "pixel", ORIGINAL])
     assert len(files) == 2
     row = np.asarray(Image.open(io.BytesIO(files[1])))
-    assert row.shape == (96, 4 * 96 + 3 * 2, 3)
-    assert [int(row[5, 98 * i + 3, 0]) for i in range(3)] == [0, 7, 9]
-    assert np.array_equal(row[:, 3 * 98 :, 0], high[1, 0, 40:136, 14:110].numpy())
+    assert row.shape == (80, 4 * 80 + 3 * 2, 3)
+    assert [int(row[5, 82 * i + 3, 0]) for i in range(3)] == [0, 7, 9]
+    assert np.array_equal(row[:, 3 * 82 :, 0], high[1, 0, 40:120, 30:110].numpy())
     assert comparisons(results, ["absent", ORIGINAL]) == []
