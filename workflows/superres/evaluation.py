@@ -25,8 +25,8 @@ from workflows.superres import bicubic
 from workflows.superres.choices import BLUR_JPEG
 from workflows.superres.comparison import compare_crops
 from workflows.superres.evaluated_images import (
-    PairSource,
     EvaluatedPair,
+    PairSource,
     SplitPairs,
     UnsuitableImageError,
     arrays_of_run,
