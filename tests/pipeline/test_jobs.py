@@ -65,20 +65,24 @@ def fail(error: BaseException, folder: Path | None = None) -> None:
     raise error
 
 
-RELEASED = threading.Event()
-"""Ends the jobs that wait for it, which run in threads of this process."""
+RELEASES: list[threading.Event] = []
+"""Each ends the jobs of one test that wait for it, which run in threads of this process."""
 
 
 @pytest.fixture
 def waiting_jobs() -> Iterator[list[Job]]:
-    """Yield many more jobs than threads, which end when the test has."""
-    RELEASED.clear()
-    yield [Job(f"wait-{n}", wait_for_release, ()) for n in range(30)]
-    RELEASED.set()
+    """Yield many more jobs than threads, which end when the test has.
+
+    A worker may start a job after its cancellation, even in the next test: it must not wait then.
+    """
+    number = len(RELEASES)
+    RELEASES.append(threading.Event())
+    yield [Job(f"wait-{n}", wait_for_release, (number,)) for n in range(30)]
+    RELEASES[number].set()
 
 
-def wait_for_release() -> None:
-    RELEASED.wait(100)
+def wait_for_release(number: int) -> None:
+    RELEASES[number].wait(100)
 
 
 class Lost(KilledWorker):
