@@ -21,8 +21,8 @@ from pipeline.ingest.source_index import SourceIndexRecord
 from pipeline.store import (
     arrays,
     commit,
+    derived,
     document,
-    features,
     layout,
     plan,
     recipe,
@@ -67,7 +67,7 @@ FEATURE_COMMIT = FeatureCommit(
     plan=PLAN.digest,
     pixels="0" * 32,
     arrays={
-        kind: ObjectRecord(layout.features_shard(FEATURES.name, "train", kind, 1), 5, "0" * 32)
+        kind: ObjectRecord(layout.FEATURES.shard(FEATURES.name, "train", kind, 1), 5, "0" * 32)
         for kind in KINDS
     },
     provenance={"seconds": 1.5, "host": "h"},
@@ -81,7 +81,7 @@ FEATURES_DONE = FeatureFinishRecord(
     parts="0" * 32,
     objects=tuple(
         ObjectRecord(name, 5, "0" * 32)
-        for name in sorted(layout.names_in_features_finish_record(FEATURES.name, "train", KINDS))
+        for name in sorted(layout.FEATURES.in_finish_record(FEATURES.name, "train", KINDS))
     ),
 )
 DOCUMENTS: dict[str, tuple[Any, Any]] = {
@@ -95,15 +95,15 @@ DOCUMENTS: dict[str, tuple[Any, Any]] = {
     "done": (DONE, records.decode_finish_record),
     "recipe of features": (
         FEATURES,
-        lambda *a: features.decode_features_document(FeatureRecipe, *a),
+        lambda *a: derived.decode_document(FeatureRecipe, *a),
     ),
     "commit of features": (
         FEATURE_COMMIT,
-        lambda *a: features.decode_features_document(FeatureCommit, *a),
+        lambda *a: derived.decode_document(FeatureCommit, *a),
     ),
     "done of features": (
         FEATURES_DONE,
-        lambda *a: features.decode_features_document(FeatureFinishRecord, *a),
+        lambda *a: derived.decode_document(FeatureFinishRecord, *a),
     ),
 }
 """A valid document of each kind, and the function that decodes it."""
@@ -218,15 +218,15 @@ def test_features_list_only_their_own_objects(tmp_path, kind: str) -> None:
     stranger = ObjectRecord("../keys", 5, "0" * 32)
     if kind == "commit":
         bad = replace(FEATURE_COMMIT, arrays={"plain": stranger})
-        objects.put(layout.features_commit(FEATURES.name, "train", 1), bad.encode())
-        assert features.load_feature_commit(objects, FEATURES, PLAN, 1) is None
-        objects.put(layout.features_commit(FEATURES.name, "train", 1), FEATURE_COMMIT.encode())
-        assert features.load_feature_commit(objects, FEATURES, PLAN, 1) == FEATURE_COMMIT
+        objects.put(layout.FEATURES.commit(FEATURES.name, "train", 1), bad.encode())
+        assert derived.load_commit(objects, FEATURES, PLAN, 1) is None
+        objects.put(layout.FEATURES.commit(FEATURES.name, "train", 1), FEATURE_COMMIT.encode())
+        assert derived.load_commit(objects, FEATURES, PLAN, 1) == FEATURE_COMMIT
         return
     bad_done = replace(FEATURES_DONE, objects=(*FEATURES_DONE.objects[1:], stranger))
-    objects.put(layout.features_done(FEATURES.name, "train"), bad_done.encode())
+    objects.put(layout.FEATURES.done(FEATURES.name, "train"), bad_done.encode())
     with pytest.raises(StoreDamagedError, match="the names of objects"):
-        features.load_feature_finish_record(objects, FEATURES.name, "train")
+        derived.load_finish_record(objects, FeatureRecipe, FEATURES.name, "train")
 
 
 @pytest.mark.parametrize(
