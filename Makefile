@@ -74,6 +74,10 @@ classify-images: .images .ready-devise ## Say what the images in DATA are, with 
 colourise: .store .ready-train ## Train a colourisation network on STORE; variables as for wgan
 	$(TESSERAE) train colourise "$(STORE)" $(training)
 
+.PHONY: upscale
+upscale: .store .ready-train ## Enlarge the images of STORE to SIZES (288) px with the network of RUN
+	$(TESSERAE) upscale "$(or $(RUN),runs/superres)" --store "$(STORE)" --size $(or $(SIZES),288) $(if $(GPUS),--gpus $(GPUS)) $(if $(WORKERS),--workers $(WORKERS)) $(where) $(ARGS)
+
 .PHONY: features
 features: .store-trunk .ready-devise ## Extract features of STORE with the network TRUNK
 	$(TESSERAE) features "$(STORE)" --trunk "$(TRUNK)" $(if $(GPUS),--gpus $(GPUS)) $(if $(WORKERS),--workers $(WORKERS)) $(where) $(ARGS)

@@ -39,7 +39,7 @@ COMMANDS = {
     "features": "extract features of all images with a pretrained network",
     "search": "search images by words, words by images, images by images",
     "classify": "say what images are with a trained classifier",
-    "upscale": "enlarge all images of a store with a trained network",
+    "upscale": "enlarge images with a trained network",
     "words": "show which classes of a store have a word vector",
     "report": "evaluate a training run and write an HTML report",
     "export": "export a trained network as a Hugging Face model folder",

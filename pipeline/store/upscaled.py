@@ -226,7 +226,7 @@ class UpscaledFinishRecord(DerivedFinishRecord):
         return self.upscaled
 
 
-def open_upscaled_split(objects: Objects, split: str, name: str) -> tuple[Split, UpscaledRecipe]:
+def open_upscaled_split(objects: Objects, split: str, name: str) -> Split:
     """Open a split to read upscaled images in place of stored ones; none are read yet.
 
     Args:
@@ -237,7 +237,7 @@ def open_upscaled_split(objects: Objects, split: str, name: str) -> tuple[Split,
     Returns:
         The split, whose only size is that of the upscaled images: its labels and excluded rows are
         those of the store, and its `objects` and the codec of its recipe those of the set. Its
-        digest is another than the store's. Then the recipe of the set.
+        digest is another than the store's.
 
     Raises:
         StoreError: The store has no such split or set, or one of them is not finished.
@@ -261,11 +261,10 @@ def open_upscaled_split(objects: Objects, split: str, name: str) -> tuple[Split,
             " Run the same `tesserae upscale` again: it recomputes them."
         )
     facts = f"{opened.digest} {recipe.digest}"
-    upscaled = replace(
+    return replace(
         opened,
         objects=open_objects(f"{objects.url}/{layout.UPSCALED.set_folder(name)}"),
         recipe=replace(opened.recipe, codec="none"),
         sizes=(recipe.size,),
         digest=hashlib.sha256(facts.encode()).hexdigest(),
     )
-    return upscaled, recipe
