@@ -70,13 +70,17 @@ classify: .store .ready-devise ## Train an image classifier on STORE, from TRUNK
 classify-images: .images .ready-devise ## Say what the images in DATA are, with the classifier of RUN
 	$(TESSERAE) classify "$(or $(RUN),runs/classify)" "$(DATA)" $(ARGS)
 
+.PHONY: upscale
+upscale: $(if $(STORE),.store,.images) .ready-train ## Enlarge DATA into the folder upscaled, or STORE to SIZES (288) px, with RUN
+	$(TESSERAE) upscale "$(or $(RUN),runs/superres)" $(if $(STORE),--store "$(STORE)" --size $(or $(SIZES),288) $(if $(SPLIT),--split $(SPLIT)) $(if $(GPUS),--gpus $(GPUS)) $(if $(WORKERS),--workers $(WORKERS)) $(where),"$(DATA)" --out upscaled) $(ARGS)
+
 .PHONY: colourise
 colourise: .store .ready-train ## Train a colourisation network on STORE; variables as for wgan
 	$(TESSERAE) train colourise "$(STORE)" $(training)
 
-.PHONY: upscale
-upscale: .store .ready-train ## Enlarge the images of STORE to SIZES (288) px with the network of RUN
-	$(TESSERAE) upscale "$(or $(RUN),runs/superres)" --store "$(STORE)" --size $(or $(SIZES),288) $(if $(GPUS),--gpus $(GPUS)) $(if $(WORKERS),--workers $(WORKERS)) $(where) $(ARGS)
+.PHONY: superres
+superres: .store .ready-train ## Train a network that enlarges images on STORE; variables as for wgan
+	$(TESSERAE) train superres "$(STORE)" $(training)
 
 .PHONY: features
 features: .store-trunk .ready-devise ## Extract features of STORE with the network TRUNK

@@ -20,7 +20,7 @@ from tests import fork_server
 
 # No deadline: the time of an example depends on the machine, and tells nothing about the code.
 settings.register_profile(
-    "quick", deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow]
+    "quick", deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow]
 )
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a model hub
 # Under `nohup` SIGHUP is ignored, and what is started inherits that; a handler is not inherited.

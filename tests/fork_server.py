@@ -39,8 +39,18 @@ LIGHT = (
 )
 """Modules that nearly every command imports."""
 
-HEAVY = ("torch", "sklearn.metrics", "workflows.runs.train", "workflows.preparation.features")
-"""Modules that a process imports which trains or uses a trained model."""
+HEAVY = (
+    "torch",
+    "torch._dynamo",
+    "transformers.modeling_utils",
+    "sklearn.metrics",
+    "workflows.runs.train",
+    "workflows.preparation.features",
+)
+"""Modules that a process imports which trains or uses a trained model.
+
+The first optimiser of a process imports `torch._dynamo`, which takes as long as torch itself.
+"""
 
 MAX_MESSAGE_BYTES = 1 << 20
 

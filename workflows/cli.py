@@ -35,14 +35,14 @@ COMMANDS = {
     "verify": "check every file of a store",
     "repair": "restore damaged files of a store",
     "info": "show what a store holds",
-    "train": "train a model on a store: wgan, classify, colourise or devise",
+    "train": "train a model on a store: wgan, classify, colourise, superres or devise",
     "features": "extract features of all images with a pretrained network",
     "search": "search images by words, words by images, images by images",
     "classify": "say what images are with a trained classifier",
     "upscale": "enlarge images with a trained network",
     "words": "show which classes of a store have a word vector",
     "report": "evaluate a training run and write an HTML report",
-    "export": "export a trained network as a Hugging Face model folder",
+    "export": "export a trained network as a Hugging Face model folder or ONNX",
     "sample-images": "generate images with a trained run",
     "study": "run small experiments that test claims of the papers",
     "loader": "benchmark the data loader on a store",
@@ -56,6 +56,7 @@ EXTRAS = {
     **dict.fromkeys(("torch", "scipy", "sklearn", "threadpoolctl"), "train"),
     **dict.fromkeys(("safetensors", "torchmetrics", "transformers"), "features"),
     **dict.fromkeys(("gensim", "faiss"), "devise"),
+    **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx"),
 }
 """The extra of pyproject.toml that installs each package, or a package that needs it."""
 
@@ -89,6 +90,16 @@ class _Parser(argparse.ArgumentParser):
             if not isinstance(action.type, Range):
                 raise
             self.error(f"{action.option_strings[-1]} is {arg_string}: {e.message}")
+
+    def _match_arguments_partial(
+        self, actions: Sequence[argparse.Action], arg_strings_pattern: str
+    ) -> list[int]:
+        """Let an argument that may be omitted wait for what follows an option, as others do."""
+        counts = super()._match_arguments_partial(actions, arg_strings_pattern)
+        is_last = "O" not in arg_strings_pattern
+        if not is_last and counts and not counts[-1] and actions[len(counts) - 1].nargs == "*":
+            counts.pop()
+        return counts
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         try:

@@ -62,16 +62,19 @@ def block_outputs(model: nn.Module, cuts: Sequence[str], pixels: Tensor) -> list
         TesseraeError: A block is never called, or its output is no tensor.
         AttributeError: There is no such block.
     """
-    outputs: dict[str, Any] = {}
+    outputs: dict[str, Tensor] = {}
     thread = threading.get_ident()
 
     def hook_of(cut: str) -> Callable[[nn.Module, Any, Any], None]:
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-            if threading.get_ident() != thread:  # of a call in another thread
+            if (
+                threading.get_ident() != thread or cut in outputs
+            ):  # another thread's, or a later one
                 return
-            outputs.setdefault(cut, output)
+            outputs[cut] = _tensor(output, cut)
             if len(outputs) == len(blocks):
                 raise _BlocksReached
+            outputs[cut] = outputs[cut].clone()  # later layers may change it in place
 
         return keep
 
@@ -80,7 +83,7 @@ def block_outputs(model: nn.Module, cuts: Sequence[str], pixels: Tensor) -> list
     try:
         model(pixels)
     except _BlocksReached:
-        return [_tensor(outputs[cut], cut) for cut in cuts]
+        return [outputs[cut] for cut in cuts]
     finally:
         for handle in handles:
             handle.remove()

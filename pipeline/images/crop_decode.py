@@ -104,7 +104,7 @@ def decode_crops(
         out: The result, (n, size, size, 3) uint8 RGB, C-contiguous and writable. After an error,
             its content is undefined.
         exif: True to rotate pictures by their EXIF orientation.
-        rules: The version of the decoding rules, 1 or 2.
+        rules: The version of the decoding rules, 1 to 3.
         missing_end: `keep` to accept a JPEG that lacks nothing but its end marker, or `refuse`.
 
     Raises:

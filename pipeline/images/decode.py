@@ -17,7 +17,8 @@ Colours are those of Pillow's `convert("RGB")`: alpha is dropped, CMYK is invert
 and an animation is decoded to its first frame. Samples of more than 8 bits are scaled by the range
 that their file states (`pipeline.images.depth`).
 
-The rules have versions, and a store keeps the version that it was begun with. Rules 2, the newest:
+The rules have versions, and a store keeps the version that it was begun with. Rules 3, the newest,
+decode like rules 2, but `pipeline.images.resize` places padded images exactly. Rules 2:
 
 * The first bytes determine the format, also of a file that is not decoded
   (`pipeline.images.formats`).
@@ -71,8 +72,8 @@ except ImportError:  # no wheel for this platform: Pillow decodes to the same pi
     simplejpeg = None
 
 
-RULES = 2
-"""The newest version of the rules of `decode`; version 1 is the other one."""
+RULES = 3
+"""The newest version of the rules; `decode` does the same by rules 2 and 3."""
 
 MISSING_END = ("refuse", "keep")
 """The possible treatments of a JPEG that lacks nothing but its end marker."""
@@ -156,9 +157,9 @@ def decode(
             larger is decoded at 1/2, 1/4 or 1/8 of its size.
         exif: True to rotate the image according to its EXIF orientation; False to leave it as it is
             stored, except a TIFF, which Pillow rotates by its tag in any case.
-        rules: The version of the rules, 1 or 2, from the recipe of the store (default: 2). By rules
-            1, Pillow alone decides what is readable; by rules 2, broken metadata do not matter, and
-            samples of more than 8 bits are scaled by the range that the file states.
+        rules: The version of the rules, 1 to 3, from the recipe of the store (default: 3). By rules
+            1, Pillow alone decides what is readable; by rules 2 and 3, broken metadata do not
+            matter, and samples of more than 8 bits are scaled by the range that the file states.
         missing_end: `keep` to accept a JPEG that lacks nothing but its end marker, `refuse` to
             reject it (default: `refuse`). Rules 1 always refuse.
 

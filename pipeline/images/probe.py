@@ -24,7 +24,7 @@ from pipeline.images.decode import RULES, Decoded, decode
 from pipeline.images.encode import encode_pixels
 from pipeline.images.probe_images import PROBE_IMAGES
 from pipeline.images.rejection import STATUS_WORDS
-from pipeline.images.resize import resize
+from pipeline.images.resize import EXACT_PAD_RULES, resize
 
 SIZES = (72, 224, 288)
 
@@ -47,7 +47,7 @@ def probe(filter: str, *, rules: int = RULES) -> Probe:
     Args:
         filter: The resampling filter: `nearest`, `box`, `bilinear`, `hamming`, `bicubic` or
             `lanczos`.
-        rules: The version of the decoding rules, 1 or 2, from the store's recipe (default: 2).
+        rules: The version of the decoding rules, 1 to 3, from the store's recipe (default: 3).
 
     Returns:
         Two texts of 32 hexadecimal digits: `decoder` for the decoding, and `resizer` for the
@@ -56,7 +56,7 @@ def probe(filter: str, *, rules: int = RULES) -> Probe:
     Raises:
         KeyError: *filter* is none of these.
     """
-    return Probe(decoder=_decoder_digest(rules), resizer=_resizer_digest(filter))
+    return Probe(decoder=_decoder_digest(rules), resizer=_resizer_digest(filter, rules))
 
 
 def probe_encoder(quality: int) -> str:
@@ -148,11 +148,13 @@ def _decoded_probe(name: str, data: bytes, serves: int, rules: int) -> bytes:
     return f"{name}: {size} {decoded.mode}\n".encode() + decoded.pixels.tobytes("raw", "RGB")
 
 
-def _resizer_digest(filter: str) -> str:
+def _resizer_digest(filter: str, rules: int) -> str:
     digest = xxhash.xxh3_128()
-    for decoded in (_synthetic_image(331, 250, 1), _synthetic_image(603, 453, 2)):
-        for size in SIZES:
-            digest.update(resize(decoded, size, fit="crop", filter=filter))
+    # By earlier rules, all fits were one call of Pillow, which a crop shows.
+    for fit in ("crop", "pad") if rules >= EXACT_PAD_RULES else ("crop",):
+        for decoded in (_synthetic_image(331, 250, 1), _synthetic_image(603, 453, 2)):
+            for size in SIZES:
+                digest.update(resize(decoded, size, fit=fit, filter=filter, rules=rules))
     return digest.hexdigest()
 
 

@@ -102,7 +102,7 @@ def rejection_of(data: bytes, error: Exception, rules: int) -> tuple[int, str]:
     Args:
         data: All bytes of the file.
         error: The error that Pillow raised.
-        rules: The version of the decoding rules, 1 or 2.
+        rules: The version of the decoding rules, 1 to 3.
 
     Returns:
         The status: 2 not an image, 3 truncated, 4 too many pixels, 5 corrupt or 6 unsupported; and

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from pipeline.images.decode import Decoded, decode, reduction_factor
+from pipeline.images.decode import RULES, Decoded, decode, reduction_factor
 from pipeline.images.encode import EncodedRow, encode_jpeg_row
 from pipeline.images.resize import resize
 
@@ -80,9 +80,9 @@ def make_rows(
     """
     decoded = decode(data, **decode_arguments)
     lap("decode")
-    fit = decode_arguments["fit"]
+    fit, rules = decode_arguments["fit"], decode_arguments.get("rules", RULES)
     rows: dict[RowFormat, Row] = {
-        each: resize(decoded, each.side, fit=fit, filter=filter)
+        each: resize(decoded, each.side, fit=fit, filter=filter, rules=rules)
         for each in formats
         if each.kind == SQUARE
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -212,7 +213,7 @@ def _requested_recipe(options: StoreOptions, stored: Recipe | None, classes: Cla
         software={},
         classes=classes.pairs,
         class_numbers=classes.numbers,
-        **_stored_versions(stored),  # type: ignore[arg-type]
+        **_versions(stored, str(chosen("fit"))),
     )
     probed = probe.probe(requested.filter, rules=requested.decode_rules)
     return replace(
@@ -220,10 +221,11 @@ def _requested_recipe(options: StoreOptions, stored: Recipe | None, classes: Cla
     )
 
 
-def _stored_versions(stored: Recipe | None) -> dict[str, int]:
-    """Return the versions that a store keeps, by recipe field; empty for a new store."""
-    names = ("format", "decode_rules", "listing_rules")
-    return {} if stored is None else {name: getattr(stored, name) for name in names}
+def _versions(stored: Recipe | None, fit: str) -> dict[str, Any]:
+    """Return the versions in a recipe, by field: a store keeps its own, a new one gets these."""
+    if stored is None:
+        return {"decode_rules": recipe.decode_rules_for(fit)}
+    return {name: getattr(stored, name) for name in ("format", "decode_rules", "listing_rules")}
 
 
 def cached_origin(objects: Objects, split: str, source: Source, root: str) -> Origin | None:

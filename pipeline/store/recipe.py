@@ -13,8 +13,12 @@ from pipeline.store import document, layout
 from pipeline.store.codecs import parse_codec
 from pipeline.store.schema import Between, Digest, Format, Rows
 
-DECODE_RULES = 2
-"""The version of the rules that turn a file's bytes into pixels or a reason for quarantine."""
+DECODE_RULES = 3
+"""The newest version of the rules that turn a file's bytes into pixels or a reason for quarantine.
+
+New stores whose fit is not `pad` have version 2, since version 3 changes only where padded images
+lie.
+"""
 
 LISTING_RULES = 2
 """The version of the rules that select a source's samples and assign their classes."""
@@ -68,7 +72,7 @@ class Recipe:
     """The source's own number of label 0, 1, ...; empty if the source has no numbers."""
     format: Format = layout.FORMAT
     """The format version of the store and of every document in it."""
-    decode_rules: Format = DECODE_RULES
+    decode_rules: Format
     """The version of the rules by which images of this store are decoded."""
     listing_rules: Format = LISTING_RULES
     """The version of the rules by which samples of this store are listed."""
@@ -183,6 +187,15 @@ _EARLIER = {
 The first recipes of format 2 name rules 2, which no code followed yet: those without
 `class_numbers` were listed by rules 1, and those without `max_image_bytes` were decoded by rules 1.
 """
+
+
+def decode_rules_for(fit: str) -> int:
+    """Return the version of the decoding rules of a new store.
+
+    Args:
+        fit: How a rectangle becomes a square: `crop`, `pad` or `squish`.
+    """
+    return DECODE_RULES if fit == "pad" else 2
 
 
 @functools.lru_cache(maxsize=2)

@@ -26,6 +26,8 @@ from pipeline.backbone.transform import Transform, make_transform
 from pipeline.backbone.truncate import (
     MAX_NAMED_BLOCKS,
     block_names,
+    block_output,
+    block_outputs,
     check_block,
     pool,
     replace_block_output,
@@ -102,6 +104,7 @@ def test_folders_without_a_usable_model_are_refused(folder: Path, tmp_path: Path
         open_backbone(pickled)
 
 
+@pytest.mark.slow
 def test_a_published_network_separates_dogs_from_trucks(real_data: Path) -> None:
     """Images of one class are more similar than images of two."""
     backbone = open_backbone(real_data / "mobilenet_v1_0.75_224")
@@ -193,6 +196,64 @@ def test_a_block_without_a_row_for_each_image_is_refused(cut: str, message: str)
         parts(cut).extract(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
 
 
+class InPlace(nn.Module):
+    """A network that uses a block twice, and changes outputs of blocks in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.twice, self.last, self.unused = (
+            nn.Conv2d(3, 3, 3, padding=1) for _ in range(4)
+        )
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        hidden = self.first(pixels)
+        hidden += pixels
+        hidden = self.twice(self.relu(self.twice(hidden)))
+        output: torch.Tensor = self.last(hidden)
+        return output
+
+
+def test_several_blocks_give_the_outputs_of_each_alone() -> None:
+    """Those of first calls, in the order of the names, with their gradients."""
+    torch.manual_seed(0)
+    model = InPlace()
+    pixels = torch.randn(2, 3, 6, 6, requires_grad=True)
+    names = ["last", "twice", "first", "twice"]
+    expected_first = model.first(pixels)
+    expected_twice = model.twice(expected_first + pixels)
+    expected_last = model.last(model.twice(expected_twice.relu()))
+    expected = [expected_last, expected_twice, expected_first, expected_twice]
+    outputs = block_outputs(model, names, pixels)
+    for name, output, by_hand in zip(names, outputs, expected, strict=True):
+        torch.testing.assert_close(output, by_hand)
+        torch.testing.assert_close(block_output(model, name, pixels), by_hand)
+    gradients = [
+        torch.autograd.grad(sum(each.square().sum() for each in maps), pixels)[0]
+        for maps in (outputs, expected)
+    ]
+    torch.testing.assert_close(*gradients)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_nothing_is_computed_beyond_the_last_of_several_blocks() -> None:
+    """Nor are hooks left behind after an error."""
+    model = InPlace()
+    calls = []
+    model.last.register_forward_pre_hook(lambda *_: calls.append("last"))
+    pixels = torch.zeros(1, 3, 6, 6)
+    block_outputs(model, ["first", "twice"], pixels)
+    assert calls == []
+    with pytest.raises(TesseraeError, match="block 'unused' is not used when the network computes"):
+        block_outputs(model, ["first", "unused"], pixels)
+    assert calls == ["last"]
+    with pytest.raises(TesseraeError, match="the output of block 'none' is NoneType"):
+        block_outputs(Parts(), ["none", "named"], pixels)
+    with pytest.raises(AttributeError):
+        block_outputs(model, ["first", "nothing"], pixels)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
 def test_unknown_blocks_and_poolings_are_refused(folder: Path) -> None:
     """The error lists the existing names, or the members of a list of blocks."""
     with pytest.raises(TesseraeError, match=r"has no block 'layers.7': expected one of .*layers.0"):
@@ -213,7 +274,7 @@ def test_unknown_blocks_and_poolings_are_refused(folder: Path) -> None:
         open_backbone(folder, pooling="sum")
 
 
-@settings(max_examples=30)
+@settings(max_examples=min(30, settings().max_examples))
 @given(
     shape=st.sampled_from([(2, 3, 5, 4), (2, 3, 1, 1), (3, 2, 6, 6), (1, 4, 2, 2)]),
     seed=st.integers(0, 2**32),

@@ -65,6 +65,22 @@ def fail(error: BaseException, folder: Path | None = None) -> None:
     raise error
 
 
+RELEASED = threading.Event()
+"""Ends the jobs that wait for it, which run in threads of this process."""
+
+
+@pytest.fixture
+def waiting_jobs() -> Iterator[list[Job]]:
+    """Yield many more jobs than threads, which end when the test has."""
+    RELEASED.clear()
+    yield [Job(f"wait-{n}", wait_for_release, ()) for n in range(30)]
+    RELEASED.set()
+
+
+def wait_for_release() -> None:
+    RELEASED.wait(100)
+
+
 class Lost(KilledWorker):
     """The error of Dask for a task that has lost too many workers."""
 
@@ -87,8 +103,8 @@ def jobs_of(numbers: range) -> list[Job]:
 def test_every_result_is_returned_once(client: Client) -> None:
     """There are many more jobs than threads, and `tick` is called in between."""
     ticks: list[int] = []
-    results = list(run_jobs(client, "many", jobs_of(range(200)), tick=lambda: ticks.append(1)))
-    assert sorted(results) == [n * n for n in range(200)]
+    results = list(run_jobs(client, "many", jobs_of(range(100)), tick=lambda: ticks.append(1)))
+    assert sorted(results) == [n * n for n in range(100)]
     assert ticks
 
 
@@ -128,19 +144,24 @@ def test_an_unreadable_source_fails_its_job_alone(client: Client, tmp_path: Path
     ],
 )
 def test_an_error_common_to_all_jobs_ends_the_run(
-    client: Client, error: Exception, kind: type[TesseraeError], words: str
+    client: Client,
+    monkeypatch: pytest.MonkeyPatch,
+    waiting_jobs: list[Job],
+    error: Exception,
+    kind: type[TesseraeError],
+    words: str,
 ) -> None:
     """The run ends with one sentence, and pending tasks are cancelled."""
-    sleep = [Job(f"sleep-{n}", time.sleep, (0.5,)) for n in range(400)]
+    monkeypatch.setattr(jobs, "READ_RETRIES", 0)  # a retry would be behind the jobs that wait
     with pytest.raises(kind, match=words):
-        list(run_jobs(client, f"end-{words[:3]}", [Job("bad", fail, (error,)), *sleep]))
+        list(run_jobs(client, f"end-{words[:3]}", [Job("bad", fail, (error,)), *waiting_jobs]))
     assert wait_until(lambda: idle(client))
 
 
-def test_closing_the_iterator_cancels_pending_jobs(client: Client) -> None:
+def test_closing_the_iterator_cancels_pending_jobs(client: Client, waiting_jobs: list[Job]) -> None:
     """Ctrl-C has the same effect."""
-    results = run_jobs(client, "stop", [Job(f"s-{n}", time.sleep, (0.1,)) for n in range(2000)])
-    next(results)
+    results = run_jobs(client, "stop", [Job("square", square, (3,)), *waiting_jobs])
+    assert next(results) == 9
     results.close()  # type: ignore[attr-defined]
     assert wait_until(lambda: idle(client))
 
@@ -231,7 +252,7 @@ def test_tasks_of_a_run_stay_queued_and_small(
     """At most two tasks per thread are assigned, and no pixels are in Dask's memory."""
     cluster, client = workers
     store = tmp_path / "store"
-    _, plan, work = plan_inline(make_folder(tmp_path / "source", 300), str(store))
+    _, plan, work = plan_inline(make_folder(tmp_path / "source", 160), str(store))
     scheduler = cluster.cluster.scheduler
     seen: list[tuple[int, int]] = []
     largest = done = 0

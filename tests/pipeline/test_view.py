@@ -20,8 +20,15 @@ from tests.images import make_folder, plan_inline, prepare_inline
 CHOICES: dict[str, Any] = {"sizes": (8,), "shard_rows": 8, "chunk_rows": 4}
 
 
-@pytest.mark.parametrize("where", ["disk", "memory"])
-@pytest.mark.parametrize("codec", ["none", "zstd:1"])
+@pytest.mark.parametrize(
+    ("where", "codec"),
+    [
+        ("disk", "none"),
+        ("memory", "zstd:1"),
+        pytest.param("disk", "zstd:1", marks=pytest.mark.slow),
+        pytest.param("memory", "none", marks=pytest.mark.slow),
+    ],
+)
 def test_the_dask_array_equals_the_store(tmp_path: Path, where: str, codec: str) -> None:
     """All rows are equal, for any chunk size and any scheduler."""
     url = str(tmp_path / "store") if where == "disk" else f"memory://{tmp_path}/store"

@@ -17,8 +17,8 @@ from pipeline.store import records
 from pipeline.store.open import open_objects
 from workflows.classify.model import TrainedClassifier, open_classifier
 from workflows.classify.stage import TOP
-from workflows.evaluation import HELD_OUT
 from workflows.evaluation.evaluated_run import EvaluatedRun
+from workflows.evaluation.evaluated_split import evaluated_split
 from workflows.evaluation.options import EvaluationOptions
 from workflows.reports.table import Table
 from workflows.training.image_grid import grid_png
@@ -87,7 +87,7 @@ def evaluate_for_report(
     store = options.evaluation_store or folder.store(options.store)
     is_other = options.evaluation_store is not None
     label_map = _shared_labels(trained, store)  # first, as it refuses what is no store
-    split = options.split or _evaluated_split(folder, store, is_other=is_other)
+    split = options.split or evaluated_split(folder, store, is_other=is_other)
     if split is None:
         print("notice: the run is not evaluated: pass --split, one of"
               f" {', '.join(records.stored_splits(open_objects(store)))}.")  # fmt: skip
@@ -112,17 +112,6 @@ def evaluate_for_report(
         images=tuple(_images(predictions, trained)),
         notice=notice,
     )
-
-
-def _evaluated_split(folder: RunFolder, store: str, *, is_other: bool) -> str | None:
-    """Return the held-out split of the run, or the first of val and test that is finished."""
-    recorded: str | None = None if is_other else folder.data()["held_out"]
-    if recorded is not None:
-        return recorded
-    objects = open_objects(store)
-    trained_on = None if is_other else folder.data()["split"]
-    finished = [s for s in HELD_OUT if records.load_finish_record(objects, s) is not None]
-    return next((split for split in finished if split != trained_on), None)
 
 
 def _shared_labels(trained: TrainedClassifier, store: str) -> dict[int, int]:

@@ -227,10 +227,14 @@ class DeviseOptions(TrainingOptions):
                 " features in random order. Omit it, or pass --learn all."
             )
 
-    @property
-    def prepared_size(self) -> int | None:
-        """The side, in pixels, of the images to prepare for this stage; None for the default."""
-        return self.feature_size or (SMALL_SIZE if self.trunk == NEW else None)
+    def prepared_sizes(self, stored: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the side of the squares that --data prepares, in pixels; empty for the default.
+
+        Args:
+            stored: Sides of the squares that the store has already, in pixels.
+        """
+        size = self.feature_size or (SMALL_SIZE if self.trunk == NEW else None)
+        return () if size is None else (size,)
 
     def speedup_options(self) -> str:
         """Return the options that make a step faster, as a phrase for the terminal."""

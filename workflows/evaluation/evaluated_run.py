@@ -22,6 +22,8 @@ class EvaluatedRun:
     """The (caption, PNG) of each image."""
     notice: str
     """Sentences on how to read the metrics; empty if there are none."""
+    complete: bool = True
+    """False if images were left out that the user named, of which notices tell."""
 
     def metrics(self) -> Iterator[tuple[str, str]]:
         """Return an iterator over the (name, value) of each metric, as text."""

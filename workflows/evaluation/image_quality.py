@@ -6,9 +6,10 @@ images, after as many pixels as the factor of the enlargement were cut off each 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 WINDOW = 11
 """The side of SSIM's window, in pixels."""
@@ -100,10 +101,12 @@ def ssim(images: Tensor, originals: Tensor) -> Tensor:
 
 def _windowed(images: Tensor) -> Tensor:
     """Return the Gaussian mean of each window, (n, c, h - 10, w - 10)."""
-    offsets = torch.arange(WINDOW, dtype=images.dtype, device=images.device) - WINDOW // 2
-    weights = torch.exp(-0.5 * (offsets / SIGMA) ** 2)
-    weights = weights / weights.sum()
-    channels = images.flatten(0, 1)[:, None]
-    channels = functional.conv2d(channels, weights.view(1, 1, -1, 1))
-    channels = functional.conv2d(channels, weights.view(1, 1, 1, -1))
-    return channels.view(*images.shape[:2], *channels.shape[2:])
+    # Sums of shifted images take a fifth of the time of torch's convolution of float64 on a CPU.
+    weights = [math.exp(-0.5 * ((k - WINDOW // 2) / SIGMA) ** 2) for k in range(WINDOW)]
+    for dim in (2, 3):
+        size = images.shape[dim] - WINDOW + 1
+        means = torch.zeros_like(images.narrow(dim, 0, size))
+        for k, weight in enumerate(weights):
+            means.add_(images.narrow(dim, k, size), alpha=weight / sum(weights))
+        images = means
+    return images

@@ -45,6 +45,13 @@ _NAMES = {
     "held_out_accuracy": CurveName("Accuracy", HELD_OUT, "%"),
     "held_out_top5": CurveName("Accuracy", f"{HELD_OUT}, top-5", "%"),
     "held_out_loss": CurveName("Loss", HELD_OUT),
+    "pixel_loss": CurveName("Pixel loss, weighted", TRAINING),
+    "perceptual_loss": CurveName("Perceptual loss, weighted", TRAINING),
+    "style_loss": CurveName("Style loss, weighted", TRAINING),
+    "variation_loss": CurveName("Total variation, weighted", TRAINING),
+    "held_out_psnr": CurveName(f"PSNR of luma, {HELD_OUT}", "network", "dB"),
+    "bicubic_psnr": CurveName(f"PSNR of luma, {HELD_OUT}", "bicubic", "dB"),
+    "held_out_ssim": CurveName(f"SSIM of luma, {HELD_OUT}", "network"),
     "images_per_second": CurveName("Training rate", "all ranks", "images/s"),
 }
 _HITS = re.compile(r"(seen|validation)_hit(\d+)")
@@ -59,7 +66,7 @@ def curve_name_of(metric: str) -> CurveName:
 
     Returns:
         The title of the `chart`, the name of the `curve` in it, and the `unit` of its values (`%`,
-        for which fractions are multiplied by 100, `images/s`, or empty).
+        for which fractions are multiplied by 100, `dB`, `images/s`, or empty).
     """
     hits = _HITS.fullmatch(metric)
     if hits is not None:

@@ -1,4 +1,4 @@
-"""The implementation of `tesserae export`: it writes a trained network for `transformers`."""
+"""The implementation of `tesserae export`: it writes a trained network for other programs."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from pipeline.errors import TesseraeError
 from workflows.classify import model as classify
 from workflows.devise.model import open_devise_model
 from workflows.runs.options import ExportOptions
+from workflows.superres import model as superres
 from workflows.training.run_folder import RunFolder
 
 
 def run_export(options: ExportOptions) -> int:
-    """Write the trained network of a run as a folder of `transformers`, and print its path.
+    """Write the trained network of a run for other programs, and print its path.
 
-    Of a DeViSE run it is the trunk, of a classifier the trunk with its last layer. The progress
-    bars and messages of `transformers` are switched off in this process.
+    Of a DeViSE run it is the trunk, of a classifier the trunk with its last layer, both as a folder
+    of `transformers`, whose progress bars and messages are switched off in this process. Of a run
+    of super-resolution it is an ONNX file.
 
     Args:
-        options: `run`, the folder of a run of `classify` or `devise`; and `out`, the new folder, or
-            None for RUN/trunk. It appears complete or not at all; folders above it are created.
+        options: `run`, the folder of a run of `classify`, `devise` or `superres`; and `out`, the
+            new folder or file, or None for RUN/trunk or RUN/upscaler.onnx. It appears complete or
+            not at all; folders above it are created.
 
     Returns:
         The exit status, 0.
@@ -34,16 +37,18 @@ def run_export(options: ExportOptions) -> int:
             target exists.
         OSError: The target cannot be written.
     """
-    out = options.out or options.run / "trunk"
+    folder = options.out or options.run / "trunk"
     stage = RunFolder(options.run).read_options()["options"].get("stage")
     if stage == classify.STAGE:
-        _export_classifier(options.run, out)
+        _export_classifier(options.run, folder)
     elif stage == "devise":
-        _export_devise_trunk(options.run, out)
+        _export_devise_trunk(options.run, folder)
+    elif stage == superres.STAGE:
+        _export_upscaler(options.run, options.out or options.run / "upscaler.onnx")
     else:
         raise TesseraeError(
             f"{options.run} is a run of the stage {stage}: expected one of `tesserae train"
-            " classify` or `tesserae train devise`, which have networks for `transformers`."
+            " classify`, `tesserae train devise` or `tesserae train superres`."
         )
     return 0
 
@@ -79,4 +84,16 @@ def _export_devise_trunk(run: Path, out: Path) -> None:
     print(
         f"{out}: {model.trunk.name} of step {model.step:,} of {run}, trained on images of"
         f" {model.size} px{rows}"
+    )
+
+
+def _export_upscaler(run: Path, out: Path) -> None:
+    # Imported here, because the exports of other stages need none of its packages.
+    from workflows.superres.onnx_file import write_onnx
+
+    trained = superres.open_upscaler(run)
+    difference = write_onnx(trained, out)
+    print(
+        f"{out}: {trained.options.network} of step {trained.step:,} of {run}, which enlarges by"
+        f" {trained.scale}; within {difference:.1g} levels of the network in torch"
     )

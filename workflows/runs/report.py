@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from scipy import ndimage
 
+from workflows.options.fields import flags_of
 from workflows.reports import html
 from workflows.reports.curve_names import charts_of
 from workflows.reports.table import Table
@@ -19,7 +20,7 @@ from workflows.training.devices import parse_device
 from workflows.training.errors import DivergedError
 from workflows.training.finite import NonFiniteError
 from workflows.training.run_folder import RunFolder
-from workflows.training.stage_registry import STAGES, import_object, recorded_name
+from workflows.training.stage_registry import STAGES, StageEntry, import_object, recorded_name
 from workflows.training.writing import write
 
 
@@ -62,6 +63,8 @@ LABELS = {
     "held_out_size": "size of held-out images, px",
 }  # fmt: skip
 """The labels of values on the page that differ from their names in `options.json`."""
+STAGELESS_OPTIONS = ("device", "store")
+"""The options that the evaluations of all stages use."""
 TEMPLATE = Path(__file__).with_name("templates") / "run.html"
 """The template of the page."""
 
@@ -71,15 +74,13 @@ def run_report(options: ReportOptions) -> int:
 
     Args:
         options: `run`, the folder of the run; `device`, the torch device (None = a GPU if there is
-            one); `samples`, 8 to 1,000,000, the maximum number of real and of generated images of a
-            GAN, or of the images whose nearest ones DeViSE's report counts; `store`, the location
-            of the store (None = as recorded); `split` and `evaluation_store`, what a classifier is
-            evaluated on (None = as it was trained); and the models to evaluate with, each a folder
-            or a hub name or None, `backbone` for a GAN and `clip_model` for DeViSE.
+            one); `store`, the location of the store (None = as recorded); and what the stage of the
+            run evaluates with, as the function `evaluate_for_report` of each stage describes it. A
+            notice names those without effect on this stage.
 
     Returns:
-        The exit status, 0. A run that has diverged, that has no checkpoint or whose stage has no
-        evaluation gets a page without one.
+        The exit status: 0, or 1 if images of the evaluation had to be left out. A run that has
+        diverged, that has no checkpoint or whose stage has no evaluation gets a page without one.
 
     Raises:
         TesseraeError: The folder holds no run, its store or a model cannot be opened, or the disk
@@ -100,19 +101,34 @@ def run_report(options: ReportOptions) -> int:
     for line in summary(folder, evaluation):
         print(line)
     print(f"report: {file}")
-    return 0
+    # Evaluations of stages outside of Tesserae need not say whether they are complete.
+    return 0 if getattr(evaluation, "complete", True) else 1
 
 
 def _evaluate_run(
     folder: RunFolder, record: Mapping[str, Any], options: ReportOptions
 ) -> RunEvaluation | None:
-    stage = STAGES.get(record["options"].get("stage", ""))
-    if stage is None or stage.evaluate is None or folder.newest_checkpoint() is None:
+    name = record["options"].get("stage", "")
+    stage = STAGES.get(name)
+    if stage is None or stage.evaluate is None:
         return None
+    if folder.newest_checkpoint() is None:
+        print("notice: the run is not evaluated, as it has no checkpoint yet.", flush=True)
+        return None
+    for flag in _flags_without_effect(stage, options):
+        print(f"notice: {flag} has no effect on a run of {name}.", flush=True)
     evaluation: RunEvaluation | None = import_object(stage.evaluate)(
         folder, options, parse_device(options.device)
     )
     return evaluation
+
+
+def _flags_without_effect(stage: StageEntry, options: ReportOptions) -> list[str]:
+    """Return the flags that were passed, and that the evaluation of a stage does not use."""
+    if stage.evaluation_options is None:
+        return []
+    words = flags_of(options, exclude=(*STAGELESS_OPTIONS, *stage.evaluation_options))
+    return [word.partition("=")[0] for word in words if word.startswith("--")]
 
 
 def summary(folder: RunFolder, evaluation: RunEvaluation | None) -> Iterator[str]:
@@ -192,7 +208,9 @@ def _facts(
 ) -> Iterator[tuple[str, str, str]]:
     done = steps[-1]["step"] if steps else 0
     yield "Steps", f"{done:,}", f"of {options.get('steps', 0):,}"
-    if "objective" in options:
+    if "scale" in options:
+        yield "Network", str(options.get("network")), f"enlarges by {options['scale']}"
+    elif "objective" in options:
         yield "Objective", str(options["objective"]), f"images of {options.get('image_size')} px"
     if speeds:
         rate = float(np.median([line["images_per_second"] for line in speeds]))

@@ -80,7 +80,7 @@ def run_train(options: TrainingOptions, run_options: RunOptions) -> int:
         with locked_run(run):
             if run.holds_run():
                 options = options.with_former_defaults(run.read_options()["options"])
-            if _trains_on_images(run_options):
+            if _has_choices(run_options):
                 options = options.with_recorded_choices(_recorded_options(run_options, run))
             _check_run(run_options, options, run)
             with _cluster(run_options) as cluster, _prepared(run_options, options, cluster, run):
@@ -111,6 +111,11 @@ def _recorded_options(run_options: RunOptions, run: RunFolder) -> dict[str, Any]
 def _trains_on_images(run_options: RunOptions) -> bool:
     """Return True if the stage leaves it to this command which rows it reads."""
     return STAGES[run_options.stage].prepare_data is None
+
+
+def _has_choices(run_options: RunOptions) -> bool:
+    """Return True if the stage or this command completes the options by what the store has."""
+    return _trains_on_images(run_options) or STAGES[run_options.stage].choose_options is not None
 
 
 def _print_result(folder: Path, state: str) -> None:
@@ -193,14 +198,14 @@ def _held_out_to_prepare(
 ) -> list[str]:
     """Return the held-out split that must be finished before training begins, if there is one.
 
-    It is the one that is named, as it is looked for then; and that of a classifier, whose training
-    would otherwise not be evaluated at all.
+    It is the one that is named, as it is looked for then; and that of a stage whose training would
+    otherwise not be evaluated at all, such as a classifier.
     """
     candidates = [name for name in splits if name != run_options.split]
     if run_options.held_out is not None:
         return [name for name in candidates if name == run_options.held_out]
     held_out = [name for name in HELD_OUT if name in candidates]
-    return held_out[:1] if options.labelled_rows_only else []
+    return held_out[:1] if options.held_out_prepared_first else []
 
 
 class _OtherSplits(threading.Thread):
@@ -245,11 +250,13 @@ def _arrays_to_prepare(
     run_options: RunOptions, options: TrainingOptions, run: RunFolder
 ) -> dict[str, Any]:
     """Return `sizes` and `encoded` of the preparation: the arrays that the stage reads."""
-    if options.encoded is not None and not _trains_on_images(run_options):
-        return {"encoded": (options.encoded,)}  # the stage itself decides their side
-    if options.encoded is None and options.prepared_size is not None:
-        return {"sizes": (options.prepared_size,)}
     store, split = run_options.store, run_options.split
+    if not _trains_on_images(run_options):
+        options.check_network(None)  # now, and not after all images are decoded
+        if options.encoded is not None:
+            return {"encoded": (options.encoded,)}  # the stage itself decides their side
+    if options.encoded is None and (sizes := options.prepared_sizes(_stored_sizes(store, split))):
+        return {"sizes": sizes}
     try:
         options = with_choices(store, split, options, gpu=True)
     except StoreError:  # the store does not exist yet
@@ -266,6 +273,13 @@ def _arrays_to_prepare(
     if run_options.held_out == "none" or evaluated <= rows.size:
         return {"sizes": (rows.size,)}
     return {"sizes": (rows.size, next((s for s in stored if s >= evaluated), evaluated))}
+
+
+def _stored_sizes(store: str, split: str) -> tuple[int, ...]:
+    try:
+        return finished_arrays(store, split).sizes
+    except StoreError:  # the store does not exist yet
+        return ()
 
 
 # --- training -------------------------------------------------------------------------------------

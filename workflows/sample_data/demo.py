@@ -29,8 +29,9 @@ ENCODING = parse_encoding("jpeg:128@90")
 SHARD_ROWS = 128
 """The rows per shard, fewer than by default, so that even the sample has several shards."""
 
-GAN_SHARE = 0.6
-"""The fraction of the training time that the GAN gets; DeViSE gets the rest."""
+GAN_SHARE, SUPERRES_SHARE = 0.4, 0.35
+"""The fractions of the training time that the GAN and super-resolution get; DeViSE gets the
+rest."""
 MAX_BAD = 0.1
 """The permitted fraction of unreadable rows: the sample has an empty and a truncated file."""
 
@@ -77,11 +78,16 @@ def run_demo(demo: DemoOptions) -> int:
             f"{wrong[0].name}: {wrong[0].description}. Run `tesserae repair {store}`."
         )
     trained = demo.minutes > 0 and _train_gan(store, demo.dir / "run", GAN_SHARE * demo.minutes)
+    if trained:
+        _train_superres(store, demo.dir / "superres", SUPERRES_SHARE * demo.minutes)
     hierarchy = Path(source) / sample.HIERARCHY
     searched = trained and hierarchy.is_file()
     if searched:
         _train_and_search_devise(
-            store, hierarchy, demo.dir / "search", (1 - GAN_SHARE) * demo.minutes
+            store,
+            hierarchy,
+            demo.dir / "search",
+            (1 - GAN_SHARE - SUPERRES_SHARE) * demo.minutes,
         )
     print("== results", flush=True)
     report_store(str(store), runs, notice=notice)
@@ -91,10 +97,28 @@ def run_demo(demo: DemoOptions) -> int:
     print(f"  JPEGs of {ENCODING.short_side} px and kept aspect among them: {store / jpegs}")
     if trained:
         print(f"Report of the GAN, with samples: {demo.dir / 'run' / 'report.html'}")
+        upscaler = demo.dir / "superres"
+        print(f"Report of super-resolution, beside bicubic: {upscaler / 'report.html'}")
+        print(f"  Enlarge an image: .venv/bin/tesserae upscale {upscaler} IMAGE -o large.png")
     if searched:
         print(f"Report of DeViSE, with search results: {demo.dir / 'search' / 'report.html'}")
         print(f"  Search it: make search RUN={demo.dir / 'search'}")
     return 0
+
+
+def _train_superres(store: Path, folder: Path, minutes: float) -> None:
+    """Train a small network to enlarge images from 72 to 288 px, and compare it with bicubic."""
+    print(f"== train super-resolution for {minutes:g} min", flush=True)
+    _remove_demo_run(folder)
+    arguments = [
+        *("train", "superres", str(store), "--run", str(folder), "--network", "fsrcnn"),
+        *("--scale", "4", "--learning-rate", "1e-3", "--ema-decay", "0.95"),
+        *("--schedule", "constant", "--evaluated-images", "16", "--eval-every", "100"),
+        *("--ranks", "1"),
+        *("--minutes", str(minutes), "--steps", "1000000"),
+    ]
+    cli.dispatch(arguments)
+    cli.dispatch(["report", str(folder)])
 
 
 def _train_and_search_devise(store: Path, hierarchy: Path, folder: Path, minutes: float) -> None:

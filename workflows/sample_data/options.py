@@ -58,7 +58,7 @@ class DemoOptions(SourceReadingOptions):
     )
     minutes: float = option(
         1.0,
-        "minutes of training, shared by two small networks; 0 skips training",
+        "minutes of training, shared by three small networks; 0 skips training",
         minimum=0,
         metavar="MINUTES",
     )

@@ -13,7 +13,6 @@ then equal to the published low-resolution images, level for level.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 
 from torch import Tensor
 from torch.nn import functional
@@ -114,7 +113,6 @@ def _extended(images: Tensor, before: int, after: int) -> Tensor:
     return functional.pad(lines, (before, after), mode="replicate")
 
 
-@cache
 def _reducing_weights(factor: int) -> list[float]:
     """Return the weights of the pixels around the centre of *factor* neighbours; they sum to 1."""
     reach = 2 * factor
@@ -126,7 +124,6 @@ def _reducing_weights(factor: int) -> list[float]:
     return _normalised([_cubic(distance / factor) for distance in distances])
 
 
-@cache
 def _enlarging_weights(factor: int) -> list[list[float]]:
     """Return for each of *factor* positions in a pixel the weights of it and 2 pixels each side."""
     positions = [(k + 0.5) / factor - 0.5 for k in range(factor)]

@@ -13,18 +13,20 @@ from pipeline.store.encoding import fitting_encoding, parse_encoding
 from pipeline.store.layout import MAX_SIZE
 from pipeline.urls import is_url
 from workflows.cluster_kinds import CommandCluster
-from workflows.superres.choices import BICUBIC, DEFAULT_SCALE, SCALES, STORED
+from workflows.evaluation.image_quality import WINDOW
+from workflows.superres.choices import BICUBIC, DEFAULT_SCALE, SCALES, STORED, largest_pair
 from workflows.superres.critic import MIN_SIDE
-from workflows.superres.options import SuperresOptions
+from workflows.superres.options import ORIGINAL_SIDE, SuperresOptions
 from workflows.superres.stage import pair_maker
-from workflows.training.image_rows import FinishedArrays, finished_arrays
+from workflows.training.image_rows import FinishedArrays, finished_arrays, stored_sizes
 from workflows.training.run_folder import RunFolder
 from workflows.training.run_options import RunOptions
 from workflows.training.stage import Data
 
 EVALUATED_SIDE = 240
-"""The side of the centre of encoded pictures that is evaluated, in pixels, a multiple of every
-scale."""
+"""The largest side of the centre of encoded pictures that is evaluated, in pixels."""
+SIDE_STEP = 12
+"""The number that such a side is a multiple of, in pixels, and so of every scale."""
 HELD_OUT_BATCH = 8
 """The number of held-out rows that are read at once."""
 
@@ -61,7 +63,7 @@ def choose_arrays(store: str, arrays: FinishedArrays, options: SuperresOptions) 
     """Return the arrays that the pairs are made of.
 
     They are those of the options. Otherwise they are the two stored sizes with a whole ratio whose
-    originals are largest, or else the largest originals.
+    originals are largest, or else the largest originals. Patches fit into them.
 
     Args:
         store: Folder or URL of the store, for messages.
@@ -77,17 +79,12 @@ def choose_arrays(store: str, arrays: FinishedArrays, options: SuperresOptions) 
             options.degradation or BICUBIC,
             encoded=parse_encoding(options.encoded).text,
         )
-    scales = SCALES if options.scale is None else (options.scale,)
-    pairs = [
-        (high, scale, low)
-        for high, low, scale in product(arrays.sizes, arrays.sizes, scales)
-        if high == scale * low
-    ]
-    if options.degradation == STORED and not pairs:
-        raise StoreError(_no_pairs(store, arrays, scales))
-    if pairs and options.degradation in (None, STORED):
-        high, scale, low = max(pairs)
-        return PairArrays(scale, STORED, (low, high))
+    if options.degradation in (None, STORED):
+        pair = largest_pair(arrays.sizes, options.scale, options.patch_size)
+        if pair is not None:
+            return PairArrays(pair[1] // pair[0], STORED, pair)
+    if options.degradation == STORED:
+        raise StoreError(_no_pairs(store, arrays, options))
     scale = options.scale or DEFAULT_SCALE
     degradation = options.degradation or BICUBIC
     smallest = scale * options.patch_size
@@ -103,43 +100,60 @@ def choose_arrays(store: str, arrays: FinishedArrays, options: SuperresOptions) 
     )
 
 
-def _no_pairs(store: str, arrays: FinishedArrays, scales: tuple[int, ...]) -> str:
+def _no_pairs(store: str, arrays: FinishedArrays, options: SuperresOptions) -> str:
+    small = largest_pair(arrays.sizes, options.scale)
+    if small is not None:
+        return (
+            f"--patch-size is {options.patch_size}: the low-resolution images of {store} have"
+            f" {small[0]} px. Pass at most {small[0]}, or add larger sizes with `tesserae prepare"
+            " ... --sizes 72 288`."
+        )
+    scales = SCALES if options.scale is None else (options.scale,)
     ratios = [
         f"{high} / {low} is {high / low:.2f}"
         for low, high in product(arrays.sizes, arrays.sizes)
         if low < high
     ]
     facts = f" ({'; '.join(ratios)})" if ratios else ""
-    expected = " or ".join(map(str, scales))
+    expected = " or ".join(", ".join(map(str, scales)).rsplit(", ", 1))
+    scale = options.scale or DEFAULT_SCALE
     return (
         f"{store} has {arrays}{facts}: --degradation {STORED} needs two sizes of which one is"
-        f" {expected} times the other. Add one with `tesserae prepare ... --sizes 72 288`, or pass"
+        f" {expected} times the other. Add them with `tesserae prepare ... --sizes"
+        f" {ORIGINAL_SIDE // scale} {ORIGINAL_SIDE}`, or pass"
         f" --degradation {BICUBIC}, which reduces the originals itself."
     )
 
 
 def choose_options(run_options: RunOptions, options: SuperresOptions) -> SuperresOptions:
-    """Return the options with the scale, the degradation and the encoding of a run.
+    """Return the options with the scale, the degradation, the encoding and the warm-up of a run.
 
-    They are those that the run folder has recorded, or else follow from the store, as a store that
-    gets another size must not change a run. Which arrays are read is printed.
+    Which arrays are read is printed.
 
     Args:
         run_options: The options of the run, with its store, training split and folder.
-        options: The options of the stage.
+        options: The options of the stage, with the choices that a run has recorded.
 
     Raises:
         StoreError: The store lacks suitable arrays.
     """
-    run = RunFolder(run_options.folder)
-    if run.holds_run():
-        options = options.with_recorded_choices(run.read_options()["options"])
-    arrays = finished_arrays(run_options.store, run_options.split)
-    chosen = choose_arrays(run_options.store, arrays, options)
+    chosen = choose_arrays(run_options.store, _arrays_of(run_options), options)
     print(f"notice: training on {chosen}", flush=True)
     return replace(
-        options, scale=chosen.scale, degradation=chosen.degradation, encoded=chosen.encoded
+        options,
+        scale=chosen.scale,
+        degradation=chosen.degradation,
+        encoded=chosen.encoded,
+        # A run that goes on to a later step must not interrupt the critic.
+        warmup_steps=options.critic_starts if options.adversarial_weight else options.warmup_steps,
     )
+
+
+def _arrays_of(run_options: RunOptions) -> FinishedArrays:
+    """Return the arrays that a run chooses from: those that the store had when it began."""
+    store, split = run_options.store, run_options.split
+    arrays = finished_arrays(store, split)
+    return replace(arrays, sizes=stored_sizes(store, split, RunFolder(run_options.folder)))
 
 
 def prepare_data(
@@ -158,27 +172,27 @@ def prepare_data(
         files of the run folder.
 
     Raises:
-        StoreError: The store has fewer images than a batch, or images smaller than a patch.
+        StoreError: The store has fewer images than a batch, or images smaller than a patch; or the
+            held-out split is named, and none of its images can be evaluated.
+        TesseraeError: The network of the perceptual loss cannot be used.
     """
-    arrays = finished_arrays(run_options.store, run_options.split)
+    arrays = _arrays_of(run_options)
     chosen = choose_arrays(run_options.store, arrays, options)
-    _check_patch(options, chosen)
+    _check_critic(options, chosen)
+    options.check_network(None)
     train = pair_loader(run_options.store, run_options.split, options, chosen, training=True)
     if not len(train):
+        cure = "--batch-size or --patch-size" if train.num_rows else "--patch-size"
         small = f" of at least {train.sizes[0]} px" if chosen.encoded else ""
         raise StoreError(
             f"split {run_options.split!r} has {train.num_rows:,} readable images{small}, fewer than"
-            f" --batch-size {options.batch_size}. Pass a smaller --batch-size or --patch-size."
+            f" --batch-size {options.batch_size}. Pass a smaller {cure}."
         )
-    if chosen.encoded:
-        _print_left_out(train, run_options)
+    _print_left_out(train, "a patch")
     evaluated = None
     if held_out is not None:
-        evaluated = pair_loader(run_options.store, held_out, options, chosen, training=False)
-        if not len(evaluated):
-            print(f"notice: split {held_out!r} has no image that can be evaluated.", flush=True)
-            evaluated = None
-    return Data(train, evaluated, ()), {}
+        evaluated = _held_out_loader(run_options, held_out, options, chosen)
+    return Data(train, evaluated, (), sizes=arrays.sizes), {}
 
 
 def pair_loader(
@@ -200,7 +214,7 @@ def pair_loader(
     location = store if is_url(store) else str(Path(store).absolute())
     source: dict[str, Any] = {"sizes": arrays.sizes}
     if arrays.encoded is not None:
-        side = EVALUATED_SIDE
+        side = _evaluated_side(arrays.encoded)
         if training:
             side = arrays.scale * (options.patch_size + 2 * pair_maker(options).margin)
         crop = Crop("random" if training else "centre", pixels=side)
@@ -216,29 +230,57 @@ def pair_loader(
     )
 
 
-def _check_patch(options: SuperresOptions, arrays: PairArrays) -> None:
+def _evaluated_side(encoded: str) -> int:
+    """Return the side of the centre of a picture that is evaluated, in pixels."""
+    encoding = parse_encoding(encoded)
+    if encoding.is_original:
+        return EVALUATED_SIDE
+    return min(EVALUATED_SIDE, max(1, encoding.short_side // SIDE_STEP) * SIDE_STEP)
+
+
+def _held_out_loader(
+    run_options: RunOptions, split: str, options: SuperresOptions, arrays: PairArrays
+) -> Loader | None:
+    """Return the loader of held-out images; None, after a notice, if none can be evaluated."""
+    loader = pair_loader(run_options.store, split, options, arrays, training=False)
+    _print_left_out(loader, "what is evaluated")
+    # A border as wide as the scale is left out of the metrics, of which SSIM needs a window.
+    smallest = WINDOW + 2 * arrays.scale
+    if len(loader) and loader.sizes[-1] >= smallest:
+        return loader
+    problem = (
+        f"the images of split {split!r} have {loader.sizes[-1]} px, and an evaluation needs"
+        f" {smallest}" if len(loader) else f"split {split!r} has no image that can be evaluated"
+    )  # fmt: skip
+    if run_options.held_out is not None:
+        raise StoreError(f"{problem}. Pass another --held-out, or --held-out none.")
+    print(f"notice: {problem}: this run is not evaluated.", flush=True)
+    return None
+
+
+def _check_critic(options: SuperresOptions, arrays: PairArrays) -> None:
     original = arrays.scale * options.patch_size
     if options.adversarial_weight and original < MIN_SIDE:
         raise StoreError(
             f"--patch-size is {options.patch_size}: its original has {original} px, and the critic"
-            f" takes at least {MIN_SIDE}. Pass a larger one."
+            f" takes at least {MIN_SIDE}. Pass at least {-(-MIN_SIDE // arrays.scale)}."
         )
-    if not arrays.sizes:
+
+
+def _print_left_out(loader: Loader, purpose: str) -> None:
+    """Print how many encoded pictures are smaller than the squares of a loader, if there are any.
+
+    Args:
+        loader: The loader.
+        purpose: What the squares are, as a phrase.
+    """
+    if loader.encoded is None:
         return
-    side = arrays.sizes[0] if arrays.degradation == STORED else arrays.sizes[0] // arrays.scale
-    if side < options.patch_size:
-        raise StoreError(
-            f"--patch-size is {options.patch_size}: the low-resolution images have {side} px."
-            f" Pass at most {side}, or train on larger originals."
-        )
-
-
-def _print_left_out(train: Loader, run_options: RunOptions) -> None:
-    whole = Loader(train.store, train.split, sizes=train.sizes, encoded=train.encoded)
-    left_out = whole.num_rows - train.num_rows
+    whole = Loader(loader.store, loader.split, sizes=loader.sizes, encoded=loader.encoded)
+    left_out = whole.num_rows - loader.num_rows
     if left_out:
         print(
-            f"notice: {left_out:,} of {whole.num_rows:,} pictures of split {run_options.split!r}"
-            f" are smaller than {train.sizes[0]} px, the side of a patch, and are left out.",
+            f"notice: {left_out:,} of {whole.num_rows:,} pictures of split {loader.split!r} are"
+            f" smaller than {loader.sizes[0]} px, the side of {purpose}, and are left out.",
             flush=True,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,8 @@ class UpscalerNetwork:
         self.device = trained.device
         pixels = GPU_BATCH_PIXELS if trained.device.type == "cuda" else BATCH_PIXELS
         self.batch_rows = max(1, pixels // stored_size**2)
+        # Sums depend on the tiles, too: the free memory of a GPU must not decide on them.
+        self._side = math.isqrt(pixels)
         self.software: dict[str, str] = {}
 
     def compute(self, images: torch.Tensor, kind: str) -> NDArray[np.uint8]:
@@ -87,7 +90,7 @@ class UpscalerNetwork:
         Returns:
             (n, h * scale, w * scale, 3) uint8 RGB.
         """
-        enlarged = self._trained.enlarge(images, self_ensemble=self._self_ensemble)
+        enlarged = self._trained.enlarge(images, side=self._side, self_ensemble=self._self_ensemble)
         pixels: NDArray[np.uint8] = enlarged.permute(0, 2, 3, 1).numpy()
         return pixels
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from pipeline.backbone.load import open_backbone
+from pipeline.errors import TesseraeError
+from workflows.superres.choices import DEFAULT_SCALE
 from workflows.superres.options import SuperresOptions
 from workflows.superres.perceptual import FEATURE_LOSSES, FeatureExtractor, gram_error
 from workflows.superres.pixel_losses import PIXEL_LOSSES, total_variation
@@ -37,7 +39,7 @@ class ImageLoss:
         self._device = device
         self._precision = precision
         self._extract: FeatureExtractor | None = None
-        if options.perceptual is not None:
+        if options.perceptual is not None and (options.perceptual_weight or options.style_weight):
             backbone = open_backbone(options.perceptual, device)
             self._extract = FeatureExtractor(backbone, options.perceptual_blocks)
 
@@ -79,3 +81,33 @@ class ImageLoss:
                     )
                 ]
                 yield name, weight * torch.stack(losses).sum()
+
+
+def check_perceptual(options: SuperresOptions) -> None:
+    """Refuse a network of the perceptual loss that cannot be used with the patches.
+
+    Args:
+        options: The options of the stage, with the network and its blocks.
+
+    Raises:
+        TesseraeError: The network cannot be opened, lacks a block, fails on images of the size of a
+            patch, or the output of a block is not a map of features.
+    """
+    assert options.perceptual is not None
+    backbone = open_backbone(options.perceptual)
+    extract = FeatureExtractor(backbone, options.perceptual_blocks)
+    scale = options.scale or DEFAULT_SCALE
+    side = scale * options.patch_size
+    try:
+        with torch.no_grad():
+            extract(torch.zeros(1, 3, side, side))
+    except TesseraeError:
+        raise
+    except Exception as e:  # of many kinds for a foreign network
+        first = (str(e).strip().splitlines() or [""])[0].rstrip(".")
+        fitting = backbone.size // scale if backbone.size % scale == 0 else None
+        cure = f"Pass {fitting}" if fitting else "Pass another size"
+        raise TesseraeError(
+            f"--patch-size is {options.patch_size}: {backbone.name} fails on its originals of"
+            f" {side} px ({type(e).__name__}: {first}). {cure}, or another --perceptual."
+        ) from e

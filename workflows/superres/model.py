@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,18 @@ from pipeline.errors import TesseraeError
 from workflows.superres.bicubic import round_to_levels
 from workflows.superres.networks import Upscaler
 from workflows.superres.options import SuperresOptions
+from workflows.superres.orientations import (
+    ORIENTATIONS,
+    change_orientation,
+    restore_orientation,
+)
 from workflows.superres.stage import network_of
+from workflows.superres.tiles import Tile, tile_side, tiles
 from workflows.training.precision import autocast, training_precision
 from workflows.training.run_folder import RunFolder
 
 STAGE = "superres"
 """The name of the stage in `options.json`."""
-ORIENTATIONS = 8
-"""The number of orientations of an image, over which a self-ensemble averages."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,16 @@ class TrainedUpscaler:
         """The factor of the enlargement."""
         return self.network.scale
 
-    def enlarge(self, images: Tensor, *, self_ensemble: bool = False) -> Tensor:
+    def enlarge(
+        self, images: Tensor, *, side: int | None = None, self_ensemble: bool = False
+    ) -> Tensor:
         """Return enlarged images in whole levels.
+
+        Large images are computed in tiles, and many images in groups, as the memory allows.
 
         Args:
             images: (n, 3, h, w) RGB in levels, 0 to 255, of any dtype and on any device.
+            side: The side of the tiles, as for `enlarge_tiles`.
             self_ensemble: True to average the results of all eight orientations of an image (Lim et
                 al.: Enhanced Deep Residual Networks for Single Image Super-Resolution, CVPRW 2017),
                 which takes eight times as long (default False).
@@ -57,38 +67,55 @@ class TrainedUpscaler:
         Returns:
             (n, 3, h * scale, w * scale) uint8 on the CPU.
         """
+        count, channels, height, width = images.shape
+        scale = self.scale
+        enlarged = torch.empty(count, channels, height * scale, width * scale, dtype=torch.uint8)
+        for tile, pixels in self.enlarge_tiles(images, side=side, self_ensemble=self_ensemble):
+            enlarged[:, :, tile.rows.output(scale), tile.columns.output(scale)] = pixels
+        return enlarged
+
+    def enlarge_tiles(
+        self, images: Tensor, *, side: int | None = None, self_ensemble: bool = False
+    ) -> Iterator[tuple[Tile, Tensor]]:
+        """Yield the parts of enlarged images, which equal those of the whole within a level.
+
+        Args:
+            images: (n, 3, h, w) RGB in levels, 0 to 255, of any dtype and on any device.
+            side: The largest side of a tile without its margin, in input pixels, at least 1
+                (default: the largest for which the memory suffices).
+            self_ensemble: True to average the results of all eight orientations (default False).
+
+        Yields:
+            The tiles in reading order, each with its enlarged pixels without a margin, uint8 on the
+            CPU.
+        """
+        side = side or tile_side(self.network, self.device)
+        margin = self.network.reach
+        # Several small images are computed at once as long as they need no more memory than a tile.
+        rows = max(1, (side + 2 * margin) ** 2 // (images.shape[2] * images.shape[3]))
+        for tile in tiles(images.shape[2], images.shape[3], side, margin):
+            parts = [
+                self._enlarge_part(tile, part, self_ensemble=self_ensemble)
+                for part in torch.split(tile.read(images), rows)
+            ]
+            yield tile, torch.cat(parts)
+
+    def _enlarge_part(self, tile: Tile, images: Tensor, *, self_ensemble: bool) -> Tensor:
+        """Return the enlarged pixels of a tile in whole levels, uint8 on the CPU."""
         levels = images.to(self.device, torch.float32)
         orientations = range(ORIENTATIONS if self_ensemble else 1)
-        results = [self._enlarge_turned(levels, orientation) for orientation in orientations]
-        return round_to_levels(torch.stack(results).mean(0)).byte().cpu()
+        total = sum(self._enlarge_turned(levels, orientation) for orientation in orientations)
+        assert isinstance(total, Tensor)
+        enlarged = tile.without_margin(total, self.scale) / len(orientations)
+        return round_to_levels(enlarged).byte().cpu()
 
     @torch.no_grad()
     def _enlarge_turned(self, levels: Tensor, orientation: int) -> Tensor:
         """Return the enlarged images, computed in one orientation and turned back; float32."""
-        changes = [change for bit, change in _CHANGES if orientation & bit]
-        for change in changes:
-            levels = change(levels)
+        turned = change_orientation(levels, orientation)
         with autocast(self.precision, self.device):
-            enlarged: Tensor = self.network(levels)
-        for change in reversed(changes):  # each is its own inverse
-            enlarged = change(enlarged)
-        return enlarged
-
-
-def _mirror_down(images: Tensor) -> Tensor:
-    return images.flip(2)
-
-
-def _mirror_across(images: Tensor) -> Tensor:
-    return images.flip(3)
-
-
-def _exchange_sides(images: Tensor) -> Tensor:
-    return images.transpose(2, 3)
-
-
-_CHANGES = ((1, _mirror_down), (2, _mirror_across), (4, _exchange_sides))
-"""The bits of an orientation with the changes that they stand for, in this order."""
+            enlarged: Tensor = self.network(turned)
+        return restore_orientation(enlarged, orientation)
 
 
 def open_upscaler(

@@ -24,7 +24,8 @@ class Upscaler(nn.Module):
 
     A subclass computes `details`. With a base, these are added to the image as bicubic
     interpolation enlarges it, so that the network learns only what interpolation lacks (Kim et al.:
-    Accurate Image Super-Resolution Using Very Deep Convolutional Networks, CVPR 2016).
+    Accurate Image Super-Resolution Using Very Deep Convolutional Networks, CVPR 2016). The details
+    are 0 at first, so that training begins at the quality of interpolation.
     """
 
     def __init__(self, scale: int, *, base: bool) -> None:
@@ -46,6 +47,10 @@ class Upscaler(nn.Module):
 
     def _reach(self) -> float:
         """Return the reach of `details`, in pixels of the input, which need not be whole."""
+        raise NotImplementedError
+
+    def last_weights(self) -> list[nn.Parameter]:
+        """Return the parameters of the last layer, whose output is 0 if all of them are."""
         raise NotImplementedError
 
     def details(self, images: Tensor) -> Tensor:
@@ -95,6 +100,10 @@ class Srcnn(Upscaler):
     def _reach(self) -> float:
         return 2 + (4 + 2) / self.scale
 
+    def last_weights(self) -> list[nn.Parameter]:
+        """Return the parameters of the last layer."""
+        return list(self.body[-1].parameters())
+
     def details(self, images: Tensor) -> Tensor:
         """Return the output without the base; the arguments are those of `Upscaler.details`."""
         details: Tensor = self.body(bicubic.enlarge(images, self.scale, levels=False))
@@ -131,6 +140,10 @@ class Fsrcnn(Upscaler):
     def _reach(self) -> float:
         return 2 + 4 + 9 / (2 * self.scale)
 
+    def last_weights(self) -> list[nn.Parameter]:
+        """Return the parameters of the last layer."""
+        return list(self.last.parameters())
+
     def details(self, images: Tensor) -> Tensor:
         """Return the output without the base; the arguments are those of `Upscaler.details`."""
         details: Tensor = self.last(self.body(images))
@@ -161,6 +174,10 @@ class LessonNetwork(Upscaler):
 
     def _reach(self) -> float:
         return 4 + 8 + _reach_of_steps(self.scale) + 4 / self.scale
+
+    def last_weights(self) -> list[nn.Parameter]:
+        """Return the parameters of the last layer."""
+        return list(self.body[-2].parameters())
 
     def details(self, images: Tensor) -> Tensor:
         """Return the output without the base; the arguments are those of `Upscaler.details`."""
@@ -206,6 +223,10 @@ class Edsr(Upscaler):
     def _reach(self) -> float:
         return 1 + 2 * self.blocks + 1 + _reach_of_steps(self.scale) + 1 / self.scale
 
+    def last_weights(self) -> list[nn.Parameter]:
+        """Return the parameters of the last layer."""
+        return list(self.last.parameters())
+
     def details(self, images: Tensor) -> Tensor:
         """Return the output without the base; the arguments are those of `Upscaler.details`."""
         details: Tensor = self.last(self.up(self.body(self.first(images))))
@@ -229,6 +250,11 @@ class Successor(Edsr):
             if isinstance(module, nn.Conv2d):
                 weight_norm(module)
 
+    def last_weights(self) -> list[nn.Parameter]:
+        """Return the parameters of the last layer: the norms of its weights, and its bias."""
+        # The directions of the weights must not be 0: they are divided by their norms.
+        return [p for name, p in self.last.named_parameters() if not name.endswith("original1")]
+
 
 class Span(Upscaler):
     """SPAN: six blocks of three convolutions whose last output is also their attention.
@@ -251,6 +277,10 @@ class Span(Upscaler):
 
     def _reach(self) -> float:
         return 1 + 3 * len(self.blocks) + 1 + 1
+
+    def last_weights(self) -> list[nn.Parameter]:
+        """Return the parameters of the last layer."""
+        return list(self.up.parameters())
 
     def details(self, images: Tensor) -> Tensor:
         """Return the output without the base; the arguments are those of `Upscaler.details`."""
@@ -359,4 +389,9 @@ def make_network(name: str, scale: int, *, base: bool | None = None) -> Upscaler
         base: True to add its output to the enlarged input, False not to; None = as the network
             does by default.
     """
-    return _CLASSES[name](scale, base=name not in _WITHOUT_BASE if base is None else base)
+    base = name not in _WITHOUT_BASE if base is None else base
+    network = _CLASSES[name](scale, base=base)
+    if base:
+        for weights in network.last_weights():
+            nn.init.zeros_(weights)
+    return network

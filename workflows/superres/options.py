@@ -11,15 +11,21 @@ from typing import Any, Self
 from workflows.adversarial.objectives import OBJECTIVES, RELATIVE_OBJECTIVES
 from workflows.options.fields import option
 from workflows.superres.choices import (
+    DEFAULT_SCALE,
     DEGRADATIONS,
     FEATURE_LOSSES,
     NETWORKS,
     PIXEL_LOSSES,
     SCALES,
     STORED,
+    largest_pair,
 )
 from workflows.training.options import TrainingOptions
 
+ORIGINAL_SIDE = 288
+"""The side of the originals that --data prepares, in pixels, if patches need no larger ones."""
+FASTEST_NETWORK = "fsrcnn"
+"""The network that takes the shortest steps."""
 BASES = ("bicubic", "none")
 """The images that the network's output is added to."""
 
@@ -92,7 +98,8 @@ class SuperresOptions(TrainingOptions):
     )
     evaluated_images: int = option(
         64,
-        "largest number of held-out images that are evaluated during training",
+        "largest number of held-out images that are evaluated during training; it is rounded up to"
+        " a multiple of 8",
         minimum=1,
         group=_PAIRS,
     )
@@ -235,6 +242,13 @@ class SuperresOptions(TrainingOptions):
             raise ValueError(
                 f"--batch-size is {self.batch_size}: the adversarial loss needs at least 2 patches."
             )
+        is_relative = self.adversarial_weight and self.objective in RELATIVE_OBJECTIVES
+        if is_relative and self.micro_batch_size is not None:
+            raise ValueError(
+                f"--micro-batch-size is {self.micro_batch_size}: --objective {self.objective}"
+                " compares each score with the mean of the whole batch. Omit it, or pass another"
+                " --objective."
+            )
         if self.encoded is not None and self.degradation == STORED:
             raise ValueError(
                 f"--degradation is {STORED} and --encoded is {self.encoded}: encoded rows have one"
@@ -301,28 +315,77 @@ class SuperresOptions(TrainingOptions):
 
         Args:
             recorded: The options of the run by name; empty for a new run.
+
+        Raises:
+            ValueError: Encoded rows are named, and the run trains on stored pairs.
         """
+        if self.encoded is not None and recorded.get("degradation") == STORED:
+            raise ValueError(
+                f"--encoded is {self.encoded}: the run trains on stored pairs. Omit it, or pass"
+                " another folder with --run."
+            )
         options = super().with_recorded_choices(recorded)
-        names = [name for name in ("scale", "degradation") if getattr(self, name) is None]
-        return dataclasses.replace(
-            options, **{name: recorded[name] for name in names if recorded.get(name) is not None}
-        )
+        choices = {
+            name: recorded[name]
+            for name in ("scale", "degradation", "warmup_steps")
+            if getattr(self, name) is None and recorded.get(name) is not None
+        }
+        return dataclasses.replace(options, **choices)
+
+    def prepared_sizes(self, stored: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the sides of the squares that --data prepares, in pixels.
+
+        Args:
+            stored: Sides of the squares that the store has already, in pixels, which are taken if
+                patches fit into them.
+        """
+        scale = self.scale or DEFAULT_SCALE
+        if self.degradation in (None, STORED):
+            pair = largest_pair(stored, self.scale, self.patch_size)
+            low = max(self.patch_size, ORIGINAL_SIDE // scale)
+            return (low, scale * low) if pair is None else pair
+        smallest = scale * self.patch_size
+        fitting = [size for size in stored if size >= smallest]
+        return (max(fitting) if fitting else max(ORIGINAL_SIDE, smallest),)
+
+    @property
+    def held_out_prepared_first(self) -> bool:
+        """True, as a run without a held-out split has no evaluation and no samples."""
+        return True
+
+    def check_network(self, classes: tuple[str, ...] | None) -> None:
+        """Refuse a network of the perceptual loss that cannot be opened or takes no patches.
+
+        Args:
+            classes: Not used.
+
+        Raises:
+            TesseraeError: The network cannot be opened, lacks a block, or fails on patches.
+        """
+        if self.perceptual is not None:
+            from workflows.superres.loss import check_perceptual  # late: --help must not load torch
+
+            check_perceptual(self)
 
     def speedup_options(self) -> str:
         """Return the options that make a step faster, as a phrase for the terminal."""
-        return "a smaller --patch-size or --batch-size, --network fsrcnn"
+        network = "" if self.network == FASTEST_NETWORK else f", --network {FASTEST_NETWORK}"
+        return f"a smaller --patch-size or --batch-size{network}"
 
     def changeable_on_rewind(self) -> tuple[str, ...]:
         """Return the names of options that may change when a run restarts from an earlier step."""
         return (
             "learning_rate", "critic_learning_rate", "schedule", "pixel_weight",
             "perceptual_weight", "style_weight", "variation_weight", "adversarial_weight",
-            "max_gradient_norm",
+            "max_gradient_norm", "warmup_steps",
         )  # fmt: skip
 
     def options_to_lower(self) -> str:
         """Return what to lower after training has diverged, as a phrase for an error message."""
-        return f"--learning-rate (now {self.learning_rate:g})"
+        rate = f"--learning-rate (now {self.learning_rate:g})"
+        if not self.adversarial_weight:
+            return rate
+        return f"{rate} or --critic-learning-rate (now {self.critic_learning_rate:g})"
 
 
 def _flag(name: str) -> str:

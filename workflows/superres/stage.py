@@ -23,6 +23,7 @@ from workflows.superres.options import SuperresOptions
 from workflows.superres.pairs import Pair, PairMaker
 from workflows.training.averaging import average_of
 from workflows.training.batches import Batches
+from workflows.training.finite import NonFiniteError
 from workflows.training.precision import autocast, training_precision
 from workflows.training.schedules import learning_rate_factor
 from workflows.training.stage import Data
@@ -31,7 +32,11 @@ from workflows.training.world import World
 GRID = "low-enlarged-original"
 """The name of the grid of samples."""
 GRID_IMAGES = 8
-"""The number of held-out images in the grid of samples."""
+"""The largest number of held-out images in the grid of samples."""
+GRID_IMAGES_IN_ROW = 2
+"""The number of them beside each other, each as three pictures."""
+MAX_PSNR = 100.0
+"""The PSNR in decibels that an image counts with which equals its original; others have less."""
 ADAM_BETAS = (0.9, 0.99)
 """The decay rates of Adam's means for the network."""
 CRITIC_BETAS = (0.5, 0.99)
@@ -147,8 +152,12 @@ class Superres:
         Returns:
             `held_out_psnr` in decibels and `held_out_ssim`, on luma without a border of `scale`
             pixels, averaged over at most `evaluated_images` images; `bicubic_psnr`, that of the
-            bicubic enlargement; and the grid `low-enlarged-original` of up to 8 images, three for
-            each. Without a held-out split there are none.
+            bicubic enlargement; and, in rank 0, the grid `low-enlarged-original`, (rows, 6, h, w,
+            3), of up to 8 of its images, two in a row and three pictures for each. Without a
+            held-out split there are none.
+
+        Raises:
+            NonFiniteError: An enlarged image contains NaN.
         """
         if self._held_out is None:
             return {}, {}
@@ -158,9 +167,9 @@ class Superres:
         sums = torch.zeros(4, dtype=torch.float64, device=self.world.device)
         examples: list[Tensor] = []
         network = self.network.eval()
-        count = -(-options.evaluated_images // batches.loader.batch_size)
+        num_batches = -(-options.evaluated_images // batches.loader.batch_size)
         try:
-            for _ in range(min(count, len(batches.loader))):
+            for _ in range(min(num_batches, len(batches.loader))):
                 batch = batches.take_sizes()
                 if not len(batch.rows):  # the last batch may have fewer rows than there are ranks
                     continue
@@ -171,17 +180,20 @@ class Superres:
                         enlarged = bicubic.round_to_levels(network(low))
                     interpolated = bicubic.enlarge(low, scale)
                     sums += _quality(enlarged, interpolated, high, scale)
-                    examples += _example(Pair(low, high), enlarged, scale)
+                    count = GRID_IMAGES - len(examples)
+                    if count:
+                        examples += _examples(Pair(low[:count], high[:count]), enlarged[:count])
         finally:
             batches.close()
             self.trainer.generator.train()
         sums = self.world.mean(sums)
+        if not bool(sums.isfinite().all()):  # in all ranks alike
+            raise NonFiniteError("an enlarged held-out image contains NaN")
         values = (sums[:3] / sums[3].clamp_min(1e-9)).tolist()
         metrics = dict(zip(("held_out_psnr", "held_out_ssim", "bicubic_psnr"), values, strict=True))
-        if self.world.rank:  # that of rank 0 is saved
+        if self.world.rank or not examples:  # that of rank 0 is saved
             return metrics, {}
-        grid = torch.stack(examples[: 3 * GRID_IMAGES])
-        return metrics, {GRID: grid.byte().permute(0, 2, 3, 1).cpu().numpy()}
+        return metrics, {GRID: _grid(examples)}
 
     # --- state ----------------------------------------------------------------------------------
 
@@ -204,12 +216,13 @@ class Superres:
 
         Args:
             state: The state of a stage with the same layers and data, with tensors on any device.
+                If it is of a run without a critic, that of this stage stays as it is.
 
         Raises:
             RuntimeError: The state is of other layers.
             StoreMismatchError: The state is of other data, another order or other batches.
         """
-        self.trainer.load_state_dict(state["networks"])
+        self.trainer.load_state_dict({**self.trainer.state_dict(), **state["networks"]})
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.batches.load_state_dict(state["batches"])
@@ -284,15 +297,25 @@ def _quality(images: Tensor, interpolated: Tensor, originals: Tensor, border: in
     count = torch.tensor(float(len(images)), dtype=torch.float64, device=images.device)
     return torch.stack(
         [
-            psnr(of_images, of_originals).sum(),
+            psnr(of_images, of_originals).clamp_max(MAX_PSNR).sum(),
             ssim(of_images, of_originals).sum(),
-            psnr(of_interpolated, of_originals).sum(),
+            psnr(of_interpolated, of_originals).clamp_max(MAX_PSNR).sum(),
             count,
         ]
     )
 
 
-def _example(pair: Pair, enlarged: Tensor, scale: int) -> list[Tensor]:
+def _examples(pair: Pair, enlarged: Tensor) -> list[Tensor]:
     """Return for each image its enlarged pixels, the network's result and the original."""
-    squares = functional.interpolate(pair.low, scale_factor=scale, mode="nearest")
-    return list(torch.stack([squares, enlarged, pair.high], 1).flatten(0, 1))
+    squares = functional.interpolate(pair.low, size=pair.high.shape[2:], mode="nearest")
+    return list(torch.stack([squares, enlarged, pair.high], 1).byte())
+
+
+def _grid(examples: list[Tensor]) -> NDArray[np.uint8]:
+    """Return three pictures of each image beside each other, (rows, columns, h, w, 3)."""
+    in_row = min(GRID_IMAGES_IN_ROW, len(examples))
+    examples = examples + [torch.full_like(examples[0], 255)] * (-len(examples) % in_row)
+    pictures = torch.stack(examples)  # (images, 3, channels, h, w)
+    pictures = pictures.reshape(-1, 3 * in_row, *pictures.shape[2:])
+    grid: NDArray[np.uint8] = pictures.permute(0, 1, 3, 4, 2).cpu().numpy()
+    return grid

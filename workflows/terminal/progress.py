@@ -70,6 +70,7 @@ class Progress:
         *,
         rows: int | None = None,
         unit: str = "images",
+        rows_per_unit: int = 1,
         interval_seconds: float = INTERVAL_SECONDS,
         stream: TextIO | None = None,
         live: bool | None = None,
@@ -82,6 +83,8 @@ class Progress:
             rows: Total number of rows, those of earlier runs included; None if unknown, then they
                 are counted without a total.
             unit: The noun for rows, in the plural (default `images`).
+            rows_per_unit: Number of rows that the noun stands for (default 1): 1,000,000 if pixels
+                are counted and megapixels are shown.
             interval_seconds: Minimum interval between two plain lines, in seconds (default 10).
             stream: The stream to write to (default: standard output).
             live: True redraws in place, False writes plain lines; None redraws if *stream* is a
@@ -90,6 +93,7 @@ class Progress:
         """
         self.title = printable(title)
         self.unit = unit
+        self._rows_per_unit = rows_per_unit
         self._rows = rows
         self._clock = clock
         self._detail = ""
@@ -181,9 +185,10 @@ class Progress:
         with self._lock:
             meter = self._meter
             if meter.total is None:
-                return f"{meter.done:,} {self._noun()}"
+                return f"{self._count(meter.done)} {self._noun()}"
             share = share_text(meter.done, meter.total)
-            return f"{meter.done:,} of {meter.total:,} {self._noun()}, {share}"
+            total = self._count(meter.total)
+            return f"{self._count(meter.done)} of {total} {self._noun()}, {share}"
 
     def rate_line(self) -> str:
         """Return the rates as text, shown below or after the counts.
@@ -197,7 +202,8 @@ class Progress:
             left = meter.seconds_left(now)
             parts = [
                 *([] if left is None else [f"{seconds_text(left)} left"]),
-                f"{_rate(rows)} {self.unit}/s now, {_rate(meter.overall(now)[0])} over the run",
+                f"{self._rate(rows)} {self.unit}/s now",
+                f"{self._rate(meter.overall(now)[0])} over the run",
                 *_byte_rates(meter, bytes_in, bytes_out),
             ]
             return ", ".join([*parts, *self._quarantined_text()])
@@ -214,14 +220,16 @@ class Progress:
         with self._lock:
             now, meter = self._clock(), self._meter
             rows, bytes_in, bytes_out = meter.from_start(now)
-            done = f"{meter.done:,}"
+            done = self._count(meter.done)
             if meter.total is not None and meter.done != meter.total:
-                done += f" of {meter.total:,}"
+                done += f" of {self._count(meter.total)}"
             verb = "" if completed else "stopped at "
-            this_run = f", {meter.last.rows:,} in this run," if meter.initial_rows else ""
+            this_run = (
+                f", {self._count(meter.last.rows)} in this run," if meter.initial_rows else ""
+            )
             parts = [
                 f"{verb}{done} {self._noun()}{this_run} in {seconds_text(now - meter.start)}",
-                f"{_rate(rows)} {self.unit}/s",
+                f"{self._rate(rows)} {self.unit}/s",
                 *_byte_rates(meter, bytes_in, bytes_out),
             ]
             return ", ".join([*parts, *self._quarantined_text()])
@@ -230,7 +238,15 @@ class Progress:
         """Return the unit in the number that the total needs: `images`, or `image` after 1."""
         meter = self._meter
         number = meter.done if meter.total is None else meter.total
-        return self.unit.removesuffix("s") if number == 1 else self.unit
+        return self.unit.removesuffix("s") if number == self._rows_per_unit else self.unit
+
+    def _count(self, rows: int) -> str:
+        if self._rows_per_unit == 1:
+            return f"{rows:,}"
+        return three_digits(rows / self._rows_per_unit)
+
+    def _rate(self, rows_per_second: float) -> str:
+        return _rate(rows_per_second / self._rows_per_unit)
 
     def share(self) -> float | None:
         """Return the fraction of rows that are done, 0 to 1; None if the total is unknown."""
@@ -253,7 +269,10 @@ class _PlainDisplay:
         """Write the first line."""
         meter = self._progress._meter
         self._next = meter.start + self._interval
-        count = "" if meter.total is None else f", {meter.total:,} {self._progress._noun()}"
+        progress = self._progress
+        count = "" if meter.total is None else (
+            f", {progress._count(meter.total)} {progress._noun()}"
+        )  # fmt: skip
         self._write_line(f"{self._progress.title}{count}")
 
     def counted(self, now: float) -> None:

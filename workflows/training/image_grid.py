@@ -21,10 +21,14 @@ def grid_png(images: NDArray[np.uint8], *, columns: int | None = None) -> bytes:
     are white.
 
     Args:
-        images: (n, height, width, 3) uint8 RGB, n > 0.
-        columns: Number of images in a row of the grid, at least 1 (default None: the root of n,
-            rounded up). The grid is as wide even if there are fewer images.
+        images: (n, height, width, 3) uint8 RGB, n > 0; or (rows, columns, height, width, 3), with
+            the rows and columns of the grid.
+        columns: Number of images in a row of the grid, at least 1 (default None: those of *images*,
+            or else the root of n, rounded up). The grid is as wide even if there are fewer images.
     """
+    if images.ndim == 5:
+        columns = columns or images.shape[1]
+        images = images.reshape(-1, *images.shape[2:])
     count, height, width = images.shape[:3]
     columns = columns or max(1, math.ceil(math.sqrt(count)))
     grid_rows = -(-count // columns)

@@ -159,10 +159,18 @@ class TrainingOptions(Options):
         super().__post_init__()
         check_encoded_option(self.encoded)
 
-    @property
-    def prepared_size(self) -> int | None:
-        """The side of the images to prepare, in pixels; None = the side used in training."""
-        return None
+    def prepared_sizes(self, stored: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the sides of the squares that --data prepares, in pixels.
+
+        Stages that read other squares than those of the side they train on override it.
+
+        Args:
+            stored: Sides of the squares that the store has already, in pixels.
+
+        Returns:
+            The sides; empty, as here, for a single one, that of the images to train on.
+        """
+        return ()
 
     def with_absolute_paths(self) -> Self:
         """Return a copy with absolute paths, because ranks run in other working directories."""
@@ -269,6 +277,11 @@ class TrainingOptions(Options):
     def labelled_rows_only(self) -> bool:
         """True if rows without a label are left out."""
         return False
+
+    @property
+    def held_out_prepared_first(self) -> bool:
+        """True if training with --data begins only after a held-out split is prepared too."""
+        return self.labelled_rows_only
 
     @property
     def rows_together(self) -> int:

@@ -47,7 +47,8 @@ class Stage(Protocol):
         All ranks call it at the same step.
 
         Returns:
-            Metrics by name, equal in all ranks; and image grids by name, (n, h, w, 3) uint8.
+            Metrics by name, equal in all ranks; and image grids by name, (n, h, w, 3) uint8, or
+            (rows, columns, h, w, 3) where images belong beside each other.
         """
 
     def state_dict(self) -> dict[str, Any]:

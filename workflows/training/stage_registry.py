@@ -40,6 +40,10 @@ class StageEntry:
     report has no evaluation. It is called with the `RunFolder`, the
     `workflows.evaluation.options.EvaluationOptions` and the torch device, and returns a
     `workflows.runs.report.RunEvaluation` or None."""
+    evaluation_options: tuple[str, ...] | None = None
+    """The fields of `workflows.evaluation.options.EvaluationOptions` that `evaluate` uses, beside
+    `device` and `store`; of others that are passed, the report tells that they have no effect.
+    None = it may use all of them."""
     former_names: tuple[str, ...] = ()
     """The names that run folders of earlier versions record for the stage."""
 
@@ -50,6 +54,7 @@ _stages = {
         "workflows.wgan.options:WganOptions",
         "workflows.wgan.stage:Wgan",
         evaluate="workflows.wgan.evaluation:evaluate_for_report",
+        evaluation_options=("backbone", "samples"),
         former_names=("workflows.wgan.stage:Wgan",),
     ),
     "classify": StageEntry(
@@ -57,6 +62,7 @@ _stages = {
         "workflows.classify.options:ClassifyOptions",
         "workflows.classify.stage:Classify",
         evaluate="workflows.classify.evaluation:evaluate_for_report",
+        evaluation_options=("split", "evaluation_store"),
     ),
     "colourise": StageEntry(
         "train a network that colourises grey images, optionally with an adversarial loss",
@@ -70,6 +76,18 @@ _stages = {
         "workflows.superres.stage:Superres",
         "workflows.superres.data:prepare_data",
         choose_options="workflows.superres.data:choose_options",
+        evaluate="workflows.superres.evaluation:evaluate_for_report",
+        evaluation_options=(
+            "split",
+            "evaluation_store",
+            "images",
+            "low_images",
+            "samples",
+            "judge",
+            "judge_blocks",
+            "self_ensemble",
+            "precision",
+        ),
     ),
     "devise": StageEntry(
         "train DeViSE, a network that maps images to word vectors",
@@ -77,6 +95,7 @@ _stages = {
         "workflows.devise.stage:Devise",
         "workflows.devise.data:prepare_data",
         evaluate="workflows.devise.evaluation:evaluate_for_report",
+        evaluation_options=("clip_model", "samples"),
         former_names=("workflows.devise.stage:Devise",),
     ),
 }
@@ -95,7 +114,8 @@ def register(name: str, stage: StageEntry) -> None:
         stage: The stage: `summary`, a phrase for the help text, and import locations as
             `module:name`, which are not imported here and which ranks must be able to import too:
             `options`, its options class; `stage`, its class; and, or None, `prepare_data` and
-            `evaluate`, the functions that open its training data and that evaluate a run.
+            `evaluate`, the functions that open its training data and that evaluate a run, with
+            `evaluation_options`, the options of the report that the latter uses.
 
     Raises:
         ValueError: The name is taken by another stage, or is no name.

@@ -76,7 +76,10 @@ def test_any_changed_byte_of_a_compressed_shard_is_detected(source: Path, tmp_pa
             shard_of(tmp_path, 0)
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=min(40, settings().max_examples),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(lengths=st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 2_000), min_size=2, max_size=2))
 @example(lengths=[771, 773])
 @example(lengths=[0, 1_544])
@@ -140,7 +143,7 @@ def test_a_valid_shard_with_other_pixels_is_detected(store: Path) -> None:
         shard_of(store, 1)
 
 
-@settings(max_examples=60)
+@settings(max_examples=min(60, settings().max_examples))
 @given(
     readable=st.lists(st.booleans(), min_size=1, max_size=40),
     chunk=st.integers(1, 9),

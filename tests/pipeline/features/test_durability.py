@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,26 +35,38 @@ class RecordedRun:
         left["store"] = None
         return replay(self.ops[:prefix], Disk.holding(left))
 
+    def states(self) -> Iterator[Disk]:
+        """Yield the disk, which must not be changed, after each number of operations from 0 on."""
+        disk = self.after(0)
+        yield disk
+        for op in self.ops:
+            disk.apply(op)
+            yield disk
+
 
 @pytest.fixture(
-    params=["both at once", pytest.param("mirrored later", marks=pytest.mark.slow), "repair"]
+    scope="module",
+    params=["both at once", pytest.param("mirrored later", marks=pytest.mark.slow), "repair"],
 )
 def run(
-    request: pytest.FixtureRequest, images: Path, trunk: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> RecordedRun:  # fmt: skip
-    """Record a run over images alone, over plain features, or as a repair."""
-    before = Path(shutil.copytree(images, tmp_path / "before"))
+    request: pytest.FixtureRequest,
+    images: Path,
+    trunk: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> RecordedRun:
+    """Record a run over images alone, over plain features, or as a repair; no test changes it."""
+    folder = tmp_path_factory.mktemp("run")
+    before = Path(shutil.copytree(images, folder / "before"))
     if request.param != "both at once":
         name = make(before, trunk, kinds=("plain",) if request.param == "mirrored later" else BOTH)
     if request.param == "repair":
         shard = before / layout.FEATURES.shard(name, "train", "mirrored", 1)
         shard.write_bytes(shard.read_bytes()[:-1] + b"x")
-    root = tmp_path / "recorded"
+    root = folder / "recorded"
     shutil.copytree(before, root / "store")
-    monkeypatch.setattr(local, "_durable", set())
     first_inode = len(list(before.rglob("*"))) + 2
-    with recording(monkeypatch, root, first_inode) as ops:
+    with pytest.MonkeyPatch.context() as patch, recording(patch, root, first_inode) as ops:
+        patch.setattr(local, "_durable", set())
         name = make(root / "store", trunk, kinds=BOTH, repair=request.param == "repair")
     moved = [op for op in ops if not (op[0] == "rename" and ".tmp/" in op[2])]
     return RecordedRun(before, trunk, name, files(root / "store", name), moved)
@@ -93,8 +106,8 @@ def broken_promises(name: str, left: dict[str, bytes | None]) -> list[str]:
 
 def test_records_vouch_only_for_durable_objects_at_every_operation(run: RecordedRun) -> None:
     """The loss is the harshest; only the damaged object of a repair may be missing."""
-    for prefix in range(len(run.ops) + 1):
-        lost = broken_promises(run.name, run.after(prefix).lose("strict"))
+    for prefix, disk in enumerate(run.states()):
+        lost = broken_promises(run.name, disk.lose("strict"))
         repaired = layout.FEATURES.shard(run.name, "train", "mirrored", 1)
         assert set(lost) <= {repaired}, prefix
         if lost:
@@ -172,8 +185,8 @@ def test_a_run_can_continue_after_a_power_loss_at_any_operation(
 def test_the_recipe_is_durable_before_the_first_shard(run: RecordedRun) -> None:
     """Shards are useless without it."""
     recipe = f"store/{layout.FEATURES.recipe(run.name)}"
-    for prefix in range(len(run.ops) + 1):
-        left = run.after(prefix).lose("strict")
+    for disk in run.states():
+        left = disk.lose("strict")
         if any(name.rpartition("/")[2].startswith("c.") and run.name in name for name in left):
             data = left[recipe]
             assert data is not None

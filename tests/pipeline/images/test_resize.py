@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.images.decode import Decoded, decode
-from pipeline.images.resize import FILTERS, FITS, fit_box, resize
+from pipeline.images.decode import RULES, Decoded, decode
+from pipeline.images.resize import EXACT_PAD_RULES, FILTERS, FITS, fit_box, resize
 from pipeline.store import recipe
+from pipeline.store.recipe import DECODE_RULES
 
 SIDES = st.integers(1, 400)
 
@@ -27,8 +28,8 @@ def decoded(width, height, color=None):
     return Decoded(image, width, height, "RGB", "PNG", 1)
 
 
-def square(source, size, *, fit="crop", filter="bicubic"):
-    pixels = resize(source, size, fit=fit, filter=filter)
+def square(source, size, *, fit="crop", filter="bicubic", rules=RULES):
+    pixels = resize(source, size, fit=fit, filter=filter, rules=rules)
     return np.frombuffer(pixels, np.uint8).reshape(size, size, 3)
 
 
@@ -51,8 +52,14 @@ class TestBox:
         with pytest.raises(ValueError, match="'stretch': expected one of crop, pad, squish"):
             fit_box(3, 4, "stretch")
 
-    def test_recipe_and_resizer_have_the_same_fits_and_filters(self):
-        """The names are listed twice, because a reader of stores needs no Pillow."""
+    def test_recipe_and_resizer_have_the_same_fits_filters_and_rules(self):
+        """They are listed twice, because a reader of stores needs no Pillow."""
+        assert RULES == DECODE_RULES
+        assert {fit: recipe.decode_rules_for(fit) >= EXACT_PAD_RULES for fit in FITS} == {
+            "crop": False,
+            "pad": True,
+            "squish": False,
+        }
         assert set(recipe.FITS) == set(FITS)
         assert set(recipe.FILTERS) == set(FILTERS)
 
@@ -69,10 +76,13 @@ class TestResize:
         self, width, height, size, fit, filter
     ):
         """Every byte is written: an image of one colour gives that colour (or black padding)."""
-        out = square(decoded(width, height, (10, 200, 31)), size, fit=fit, filter=filter)
+        source = decoded(width, height, (10, 200, 31))
+        out = square(source, size, fit=fit, filter=filter, rules=2)
         colors = {tuple(color) for color in out.reshape(-1, 3).tolist()}
         assert (10, 200, 31) in colors
         assert colors <= {(10, 200, 31), (0, 0, 0)} if fit == "pad" else len(colors) == 1
+        if fit != "pad":
+            assert np.array_equal(square(source, size, fit=fit, filter=filter), out)
 
     @pytest.mark.parametrize("filter", sorted(FILTERS))
     @pytest.mark.parametrize("size", [(61, 83), (83, 61), (300, 70), (5, 5)])
@@ -94,13 +104,63 @@ class TestResize:
         ("size", "inner"),
         [((80, 40), (40, 20)), ((40, 80), (20, 40)), ((80, 41), (40, 21)), ((999, 1), (40, 1))],
     )
-    def test_a_pad_is_centred_on_black(self, size, inner):
+    def test_by_rules_2_a_pad_is_rounded_to_whole_pixels(self, size, inner):
         """The shorter side rounds half up, and has at least one pixel."""
         left, top = (40 - inner[0]) // 2, (40 - inner[1]) // 2
         expected = np.zeros((40, 40, 3), np.uint8)
         resized = picture(*size).resize(inner, Image.Resampling.BICUBIC)
         expected[top : top + inner[1], left : left + inner[0]] = np.asarray(resized)
-        assert np.array_equal(square(decoded(*size), 40, fit="pad"), expected)
+        for rules in (1, 2):
+            assert np.array_equal(square(decoded(*size), 40, fit="pad", rules=rules), expected)
+
+    @given(
+        width=SIDES,
+        height=SIDES,
+        size=st.integers(1, 100),
+        filter=st.sampled_from(sorted(FILTERS)),
+    )
+    def test_a_pad_lies_in_the_centre_and_covers_its_exact_share(self, width, height, size, filter):
+        """White fills whole lines, and the one at each edge by the share that the image covers."""
+        out = square(decoded(width, height, (255,) * 3), size, fit="pad", filter=filter)
+        lines = out if width >= height else out.transpose(1, 0, 2)
+        assert (lines == lines[:, :1, :1]).all()
+        levels = lines[:, 0, 0]
+        first = (size - size * min(width, height) / max(width, height)) / 2
+        edges = np.arange(size)
+        shares = np.clip(np.minimum(edges + 1, size - first) - np.maximum(edges, first), 0, 1)
+        assert abs(levels - 255 * shares).max() < 0.51
+
+    @pytest.mark.parametrize(
+        ("sides", "black"),
+        [((80, 40), (0, 10)), ((20, 80), (15, 0)), ((40, 40), (0, 0))],
+    )
+    def test_a_pad_between_whole_lines_is_pillows_resize(self, sides, black):
+        """Without a line that the image covers in part, nothing is blended."""
+        inner = tuple(40 - 2 * lines for lines in black)
+        expected = Image.new("RGB", (40, 40))
+        expected.paste(picture(*sides).resize(inner, Image.Resampling.BICUBIC), black)
+        assert np.array_equal(square(decoded(*sides), 40, fit="pad"), np.asarray(expected))
+
+    def test_the_edge_of_a_pad_has_the_colours_of_its_part_of_the_image(self):
+        """An image of 27 by 10 pixels lies 8.5 lines from the border of a square of 27 lines."""
+        source = decoded(27, 10)
+        out = square(source, 27, fit="pad", filter="bilinear")
+        rows = np.asarray(source.pixels).astype(float)
+        # The edges have half of a row of pixels, the other lines are halfway between two rows.
+        expected = np.concatenate([rows[:1] / 2, (rows[:-1] + rows[1:]) / 2, rows[-1:] / 2])
+        assert abs(out[8:19] - expected).max() <= 1
+        assert not out[:8].any()
+        assert not out[19:].any()
+
+    @pytest.mark.parametrize(
+        ("size", "levels"), [(72, {35: 2, 36: 2}), (73, {36: 5}), (288, {143: 9, 144: 9})]
+    )
+    def test_a_strip_thinner_than_a_line_is_dimmed(self, size, levels):
+        """White of 4000 by 1 covers 0.018 lines of 72; at no size it is drawn any thicker."""
+        for sides in ((4000, 1), (1, 4000)):
+            out = square(decoded(*sides, (255,) * 3), size, fit="pad")
+            lines = (out if sides[0] > 1 else out.transpose(1, 0, 2))[:, 0, 0]
+            assert {i: lines[i] for i in np.flatnonzero(lines)} == levels
 
     @pytest.mark.parametrize("fit", FITS)
     def test_rgbx_pixels_are_resized_like_rgb(self, fit):

@@ -288,3 +288,70 @@ def test_a_crop_is_chosen_by_name_or_as_a_value() -> None:
         as_crop(224)  # type: ignore[arg-type]
     assert Crop("resized", area=[0.1, 1]).area == (0.1, 1.0)  # type: ignore[arg-type]
     assert len({Crop(kind).text for kind in crops.CROPS}) == 4
+
+
+# --- squares of a number of pixels ----------------------------------------------------------------
+
+
+@given(
+    shapes=SHAPES,
+    kind=st.sampled_from(["random", "centre"]),
+    pixels=st.integers(1, 600),
+    seed=st.integers(0, 2**64 - 1),
+)
+def test_a_square_has_its_pixels_where_the_picture_has_as_many(
+    shapes: list[tuple[int, int]], kind: str, pixels: int, seed: int
+) -> None:
+    """It lies in the picture; a smaller picture gives its largest square."""
+    left, top, right, bottom = boxes_of(Crop(kind, pixels=pixels), shapes, seed=seed).T
+    height, width = np.array(shapes).T
+    side = np.minimum(pixels, np.minimum(width, height))
+    assert np.array_equal(right - left, side)
+    assert np.array_equal(bottom - top, side)
+    assert (left >= 0).all()
+    assert (top >= 0).all()
+    assert (right <= width).all()
+    assert (bottom <= height).all()
+    if kind == "centre":
+        assert (np.abs(left - (width - right)) <= 1).all()
+        assert (np.abs(top - (height - bottom)) <= 1).all()
+
+
+def test_positions_of_a_square_of_pixels_are_uniform_to_the_borders() -> None:
+    """Each of the positions is as likely as the others, down and across, by the chi-square."""
+    boxes = boxes_of(Crop("random", pixels=7), [(16, 11)] * 10_000, seed=3)
+    for starts, count, limit in ((boxes[:, 1], 10, 27.9), (boxes[:, 0], 5, 18.5)):
+        counts = np.bincount(starts, minlength=count)
+        assert len(counts) == count
+        expected = 10_000 / count
+        assert ((counts - expected) ** 2 / expected).sum() < limit  # one of a thousand has more
+
+
+def test_squares_of_pixels_have_fixed_values_and_a_text_of_their_own() -> None:
+    """The text of a share stays that of earlier versions, whose states are restored."""
+    shapes = [(256, 341), (400, 256), (64, 64)]
+    boxes = boxes_of(Crop("random", pixels=64), shapes, seed=7, epoch=3)
+    assert boxes.tolist() == GOLDEN_PIXELS
+    assert Crop("random").text == "random 1.0 1"
+    assert Crop("centre", share=0.5).text == "centre 0.5 1"
+    assert Crop("random", pixels=64).text == "random 1.0 64 1"
+    assert Crop("whole").text == "whole 1"
+
+
+GOLDEN_PIXELS = [[273, 183, 337, 247], [70, 40, 134, 104], [0, 0, 64, 64]]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kind": "random", "pixels": 0}, "pixels is 0: expected"),
+        ({"kind": "random", "pixels": 1.5}, "pixels is 1.5: expected"),
+        ({"kind": "centre", "pixels": 9, "share": 0.5}, "share is 0.5 and pixels is 9: both are"),
+        ({"kind": "resized", "pixels": 9}, "pixels is 9, and the crop is 'resized', which has no"),
+        ({"kind": "whole", "pixels": 9}, "pixels is 9, and the crop is 'whole', which has no"),
+    ],
+)
+def test_invalid_squares_of_pixels_are_refused(fields: dict[str, Any], message: str) -> None:
+    """The error has the value and what is expected."""
+    with pytest.raises((ValueError, TypeError), match=message):
+        Crop(**fields)

@@ -322,7 +322,7 @@ def test_ranks_have_disjoint_parts_of_every_row_or_an_error(
     assert len(rows) == (READABLE // batch_size * batch_size if drop_last else READABLE)
 
 
-@settings(max_examples=40)
+@settings(max_examples=min(40, settings().max_examples))
 @given(
     world=st.integers(1, 8),
     extra=st.integers(0, 60),

@@ -20,6 +20,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.images import crop_decode
@@ -33,7 +34,7 @@ from pipeline.store.open import open_objects
 from pipeline.store.split import open_split
 from tests.commands import ROOT, wait_until
 from tests.encoded import prepare_encoded, prepare_some_shards
-from tests.images import make_folder, prepare_inline
+from tests.images import jpeg, make_folder, prepare_inline
 from tests.pipeline.loader.batches import check_same
 
 NUM_ROWS = 61
@@ -300,7 +301,7 @@ def test_repr_and_pickle_keep_the_crop(store: Path) -> None:
     assert repr(loader).startswith(
         "Loader('/nowhere/store', 'train', size=12, encoded='jpeg:24@80', crop=Crop(kind='random',"
     )
-    assert "share=0.5), boxes=True, batch_size=9" in repr(loader)
+    assert "share=0.5, pixels=None), boxes=True, batch_size=9" in repr(loader)
     loader = loader_of(store, crop="resized")
     list(loader)
     text = pickle.dumps(loader)
@@ -680,3 +681,86 @@ def test_fewer_rows_of_many_bytes_are_read_at_once(
         monkeypatch.setattr(image_readers, "MAX_BYTES_AT_ONCE", limit)
         reader = encoded_reader.open_encoded_reader(split, "original", cache_bytes=2**20)
         assert image_readers.CropReader(split, "original", reader, Crop(), 0).rows_at_once == rows
+
+
+# --- squares of a number of pixels ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a store of encoded pictures of many sizes, some turned by EXIF, one unreadable."""
+    folder = tmp_path_factory.mktemp("mixed")
+    source = folder / "source" / "n00000000"
+    source.mkdir(parents=True)
+    sizes = [(1, 400), (400, 1), (15, 90), (90, 15), (16, 16), (16, 80), (60, 17), (40, 50)]
+    for number in range(24):
+        width, height = sizes[number % len(sizes)]
+        exif = Image.Exif()
+        exif[0x0112] = 1 + number % 8  # the orientation
+        data = jpeg(number, width, height, exif=exif.tobytes())
+        (source / f"{number:02d}.JPEG").write_bytes(data[:100] if number == 23 else data)
+    prepare_inline(
+        folder / "source", str(folder / "store"), sizes=(), encoded=("original",), exif=True,
+        shard_rows=8, chunk_rows=4,
+    )  # fmt: skip
+    return folder / "store"
+
+
+def squares_of(store: Path, **words: Any) -> Loader:
+    """Return a loader of random squares of 16 px, of encoded pictures at their own scale."""
+    crop = Crop("random", pixels=16)
+    arguments = {"encoded": "original", "size": 16, "crop": crop, "batch_size": 4, "boxes": True}
+    return Loader(store, **{**arguments, **words})
+
+
+def test_a_square_has_the_pixels_of_its_picture(mixed: Path) -> None:
+    """It is cut out of the upright picture without resizing, and no smaller picture is read."""
+    group = mixed / "images.zarr/train/original"
+    data = np.asarray(zarr.open_array(group / "bytes", mode="r")[:])
+    offset = np.asarray(zarr.open_array(group / "offset", mode="r")[:])
+    rows = []
+    for batch in squares_of(mixed, drop_last=False):
+        assert isinstance(batch.images, torch.Tensor)
+        assert batch.boxes is not None
+        for image, row, box in zip(
+            batch.images, batch.rows.tolist(), batch.boxes.tolist(), strict=True
+        ):
+            start, stop = offset[row]
+            picture = Image.open(io.BytesIO(data[start:stop].tobytes()))
+            upright = np.asarray(ImageOps.exif_transpose(picture))
+            left, top, right, bottom = box
+            assert min(upright.shape[:2]) >= 16
+            assert (right - left, bottom - top) == (16, 16)
+            assert np.array_equal(image.permute(1, 2, 0).numpy(), upright[top:bottom, left:right])
+            rows.append(row)
+    assert len(rows) == len({*rows}) == 11  # of 24, half are smaller, and one is unreadable
+    assert squares_of(mixed).num_rows == 11
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_squares_are_the_same_for_any_rank_and_reader(mixed: Path, world: int) -> None:
+    """Rows, boxes and pixels of all ranks together are those of a single one, in each epoch."""
+    for epoch in range(2):
+        single = squares_of(mixed, drop_last=False)
+        single.set_epoch(epoch)
+        expected = list(single)
+        ranks = []
+        for rank in range(world):
+            loader = squares_of(
+                mixed, drop_last=False, rank=rank, world=world,
+                reading=Reading(threads=1 + rank, prefetch_bytes=1),
+            )  # fmt: skip
+            loader.set_epoch(epoch)
+            ranks.append(list(loader))
+        for batch, *parts in zip(expected, *ranks, strict=True):
+            for name in ("rows", "images", "boxes"):
+                together = torch.cat([getattr(part, name) for part in parts])
+                assert torch.equal(together, getattr(batch, name))
+
+
+def test_a_state_of_squares_of_another_side_is_refused(mixed: Path) -> None:
+    """It would go on with other rows."""
+    state = squares_of(mixed).state_dict()
+    with pytest.raises(StoreMismatchError):
+        squares_of(mixed, size=17, crop=Crop("random", pixels=17)).load_state_dict(state)
+    squares_of(mixed).load_state_dict(state)

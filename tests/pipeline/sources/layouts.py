@@ -1,13 +1,26 @@
 """One set of random images, in each layout that a source may have."""
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+PACKED = {
+    "plain": lambda data: data,
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lambda data: lzma.compress(data, preset=0),
+    "zst": lambda data: pa.compress(data, "zstd", asbytes=True),
+}
+"""The functions that compress bytes, by the suffix of their files. A lower preset of xz allocates
+less memory."""
 
 Pictures = dict[str, bytes]
 """The bytes of each image by key. Sources never decode, so any bytes will do."""

@@ -53,7 +53,7 @@ def opened_by_tensorstore(folder: Path) -> tensorstore.TensorStore:
     return tensorstore.open(spec).result()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=min(40, settings().max_examples), deadline=None)
 @given(
     shards=st.lists(st.lists(st.binary(max_size=90), max_size=6), min_size=1, max_size=3),
     chunk_bytes=st.sampled_from([16, 33, 128, 2048]),

@@ -24,6 +24,7 @@ MADE = Recipe(
     chunk_rows=4,
     codec="none",
     classes=(("n00000001", "tench"), ("n00000002", "")),
+    decode_rules=2,
 )
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

@@ -34,6 +34,7 @@ def make_recipe(shard_rows: int, chunk_rows: int, codec: str) -> Recipe:
         chunk_rows=chunk_rows,
         codec=codec,
         classes=(("n01440764", "tench"),),
+        decode_rules=2,
     )
 
 
@@ -79,7 +80,7 @@ def begun(folder: Path) -> LocalObjects:
     return objects
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=min(25, settings().max_examples), deadline=None)
 @given(
     codec=st.sampled_from(CODECS),
     chunk_rows=st.integers(1, 5),
@@ -167,7 +168,7 @@ def test_an_unsupported_codec_is_refused(codec: str) -> None:
         parse_codec(codec)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=min(60, settings().max_examples), deadline=None)
 @given(
     length=st.one_of(st.integers(1, 70_000), st.sampled_from([255, 256, 65_791, 65_792, 2**20])),
     codec=st.sampled_from(["zstd:1", "zstd:9", "blosc-lz4", "blosc-zstd:3"]),

@@ -11,8 +11,9 @@ from pipeline.errors import StoreMismatchError
 from pipeline.ingest.shard_task import prepare_shard
 from pipeline.ingest.worker import workspace
 from pipeline.store import layout, records
-from pipeline.store.split import open_split, restrict_to_labels
-from tests.images import make_folder, plan_inline
+from pipeline.store.open import open_objects
+from pipeline.store.split import open_split, restrict_to_labels, restrict_to_pictures
+from tests.images import make_folder, plan_inline, prepare_inline
 
 
 @pytest.fixture
@@ -56,3 +57,22 @@ def test_a_plan_of_another_recipe_is_refused(grown):
     objects.put(layout.RECIPE, replace(recipe, chunk_rows=2).encode())
     with pytest.raises(StoreMismatchError, match=r"train\.json belongs to another recipe"):
         open_split(objects, "train", [8], allow_partial=True)
+
+
+def test_rows_of_small_pictures_are_excluded(tmp_path):
+    """The short side counts, and a split of other rows has another digest."""
+    source = make_folder(tmp_path / "images", 12, bad=1)  # 40 to 51 px wide and high
+    prepare_inline(source, str(tmp_path / "store"), sizes=(), encoded=("original",))
+    split = open_split(open_objects(str(tmp_path / "store")), "train", [], encoded=["original"])
+    (unreadable,) = split.excluded
+    short = split.encoded["original"].shape.min(1)
+    for side in (1, 40, 45, 51, 52, 10_000):
+        restricted = restrict_to_pictures(split, "original", side)
+        expected = (short >= side) & (np.arange(12) != unreadable)
+        assert restricted.readable.tolist() == expected.tolist()
+        assert restricted.labels.tolist() == split.labels.tolist()
+        is_same = int(expected.sum()) == 11
+        assert (restricted.digest == split.digest) == is_same
+    assert split.excluded.tolist() == [unreadable]
+    digests = {restrict_to_pictures(split, "original", side).digest for side in (44, 45, 46)}
+    assert len(digests) == 3

@@ -70,7 +70,7 @@ def test_a_part_is_rewritten_with_the_same_bytes(num_rows: int, first: int) -> N
     assert table.encode_table(table.decode_part(data)) == data
 
 
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.integers(1, 12))
+@given(st.lists(st.integers(1, 7), min_size=1, max_size=5), st.integers(1, 9))
 def test_the_complete_table_does_not_depend_on_its_parts(
     lengths: list[int], group_rows: int
 ) -> None:

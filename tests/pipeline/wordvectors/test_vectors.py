@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -240,13 +241,18 @@ NOUNS = {
 }
 
 
+@functools.cache
+def read_once(file: Path) -> WordVectors:
+    """Return the vectors of a file, which no test changes."""
+    return read_word_vectors(file)
+
+
 @pytest.mark.parametrize(("file", "synonyms"), COVERAGE)
 def test_coverage_of_ilsvrc_classes_is_known(real_data: Path, file: str, synonyms: str) -> None:
     """Classes are counted by tokens, by words of names, and without a vector."""
     table = parse_words((real_data / "meta" / "LOC_synset_mapping.txt").read_text())
-    classes = class_vectors(
-        read_word_vectors(real_data / "words" / file), table.items(), synonyms=synonyms
-    )
+    vectors = read_once(real_data / "words" / file)
+    classes = class_vectors(vectors, table.items(), synonyms=synonyms)
     counts = classes.coverage()
     assert (counts["token"], counts["words"], counts["none"]) == COVERAGE[file, synonyms]
     assert len(classes.missing) == counts["none"]

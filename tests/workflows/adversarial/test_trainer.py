@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.workflows.training.worlds import in_ranks
 from workflows.adversarial import penalties
 from workflows.adversarial.critics import ConvCritic, ResidualCritic
-from workflows.adversarial.objectives import OBJECTIVES
+from workflows.adversarial.objectives import OBJECTIVES, RELATIVE_OBJECTIVES
 from workflows.adversarial.trainer import AdversarialConfig, AdversarialTrainer
 from workflows.training.world import World
 from workflows.wgan.generators import ConvGenerator
@@ -36,7 +38,7 @@ def make_trainer(
     torch.manual_seed(5)
     generator = ConvGenerator(SIZE, NOISE, width=4)
     network = critic(SIZE, width=4, norm=norm)
-    loss = OBJECTIVES[objective]
+    loss = {**OBJECTIVES, **RELATIVE_OBJECTIVES}[objective]
     settings = {"clip": loss.clip, "penalty": loss.penalty} | config
     return AdversarialTrainer(
         generator,
@@ -264,3 +266,132 @@ def test_the_critic_is_trained_on_replaced_rows() -> None:
     torch.testing.assert_close(seen[0], plain.generator(noise()).detach())
     expected = plain.config.objective.critic(plain.critic(real_rows()), plain.critic(earlier))
     torch.testing.assert_close(metrics["critic_loss"], expected.detach())
+
+
+# --- relative objectives, a missing critic, a limited gradient ------------------------------------
+
+
+def relative_losses(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both losses of the relativistic average objective, written out for each row."""
+    entropy = nn.BCELoss()
+    ones, zeros = torch.ones(len(real)), torch.zeros(len(real))
+    real_chance = torch.sigmoid(real - fake.mean())
+    fake_chance = torch.sigmoid(fake - real.mean())
+    return (
+        entropy(real_chance, ones) + entropy(fake_chance, zeros),
+        entropy(fake_chance, ones) + entropy(real_chance, zeros),
+    )
+
+
+def test_a_relative_objective_compares_scores_with_the_mean_of_the_others() -> None:
+    """Both updates equal those of the formula in plain torch."""
+    trainer = make_trainer("relativistic", "layer")
+    generator, critic = copy.deepcopy(trainer.generator), copy.deepcopy(trainer.critic)
+    assert critic is not None
+    of_generator = torch.optim.RMSprop(generator.parameters(), 5e-3)
+    of_critic = torch.optim.RMSprop(critic.parameters(), 5e-3)
+    real = real_rows()
+
+    metrics = trainer.critic_update(real, (noise(1),))
+    loss, _ = relative_losses(critic(real), critic(generator(noise(1)).detach()))
+    torch.testing.assert_close(metrics["critic_loss"], loss.detach())
+    loss.backward()
+    of_critic.step()
+    assert trainer.critic is not None
+    expect_equal(trainer.critic, critic)
+
+    metrics = trainer.generator_update((noise(2),), weight=0.5, real=real)
+    _, loss = relative_losses(critic(real), critic(generator(noise(2))))
+    torch.testing.assert_close(metrics["generator_loss"], 0.5 * loss.detach())
+    (0.5 * loss).backward()
+    of_generator.step()
+    expect_equal(trainer.generator, generator)
+    evaluated = trainer.evaluate(real, (noise(3),))["critic_loss"]
+    with torch.no_grad():
+        expected, _ = relative_losses(critic(real), critic(generator(noise(3))))
+    torch.testing.assert_close(evaluated, expected, rtol=1e-3, atol=1e-3)
+    with pytest.raises(AssertionError):
+        trainer.generator_update((noise(2),))
+
+
+def relative_update(world: World) -> list[Tensor]:
+    """Return the parameters of both networks after an update of each, and their metrics."""
+    trainer = make_trainer("relativistic", "layer")
+    trainer.generator.eval()  # whose batch norm does not cover all ranks
+    trainer.world = world
+    part = world.part(ROWS)
+    metrics = trainer.critic_update(real_rows()[part], (noise(1)[part],))
+    metrics |= trainer.generator_update((noise(2)[part],), real=real_rows(3)[part])
+    assert trainer.critic is not None
+    parameters = [*trainer.generator.parameters(), *trainer.critic.parameters()]
+    return [*(p.detach() for p in parameters), *(world.mean(v) for v in metrics.values())]
+
+
+@pytest.mark.slow
+def test_a_relative_objective_of_two_ranks_is_that_of_one(tmp_path: Path) -> None:
+    """The means are over all ranks, and gradients flow through them to each rank."""
+    expected = relative_update(World())
+    for of_rank in in_ranks(relative_update, 2, tmp_path):
+        for actual, of_one in zip(of_rank, expected, strict=True):
+            torch.testing.assert_close(actual, of_one, rtol=1e-4, atol=5e-5)
+
+
+def gradients_of_batch_mean(world: World) -> list[Tensor]:
+    """Return the averaged gradient of a loss that has the mean of all ranks' scores, squared."""
+    weight = nn.Parameter(torch.tensor([2.0, -1.0]))
+    rows = torch.arange(8.0).view(4, 2)[world.part(4)]
+    scores = rows @ weight
+    loss = (scores - world.batch_mean(scores**2)).square().mean()
+    loss.backward()
+    world.average_gradients([weight])
+    assert weight.grad is not None
+    return [weight.grad, world.batch_mean(scores).detach()]
+
+
+@pytest.mark.slow
+def test_gradients_through_a_mean_over_ranks_are_those_of_the_batch(tmp_path: Path) -> None:
+    """Each rank's loss depends on the scores of the others."""
+    expected = gradients_of_batch_mean(World())
+    for of_rank in in_ranks(gradients_of_batch_mean, 2, tmp_path):
+        torch.testing.assert_close(of_rank, expected)
+
+
+def test_a_generator_is_trained_without_a_critic() -> None:
+    """Its state has the generator alone, and restores it."""
+    torch.manual_seed(5)
+    trainer, other = (
+        AdversarialTrainer(
+            generator, None, torch.optim.Adam(generator.parameters(), 1e-3), None,
+            AdversarialConfig(OBJECTIVES["wgan"], clip=0.01), World(),
+        )
+        for generator in (ConvGenerator(SIZE, NOISE, width=4) for _ in range(2))
+    )  # fmt: skip
+    target = real_rows()
+
+    def update(of: AdversarialTrainer) -> Tensor:
+        return of.generator_update(
+            (noise(),), weight=0.0, extra_loss=lambda fake, rows: (fake - target[rows]).abs().mean()
+        )["other_loss"]
+
+    first = update(trainer)
+    state = copy.deepcopy(trainer.state_dict())
+    assert state.keys() == {"generator", "generator_optimiser"}
+    other.load_state_dict(state)
+    assert torch.equal(update(other), update(trainer))
+    assert update(trainer) < first
+    with pytest.raises(AssertionError):
+        trainer.critic_update(target, (noise(),))
+
+
+def test_a_larger_gradient_is_scaled_to_its_limit() -> None:
+    """The limit holds for the norm over all parameters; a smaller gradient stays."""
+    gradients = {}
+    for limit in (None, 1e-3, 1e9):
+        trainer = make_trainer("dcgan", max_gradient_norm=limit)
+        trainer.generator_update((noise(),))
+        gradients[limit] = torch.cat([p.grad.flatten() for p in trainer.generator.parameters()
+                                      if p.grad is not None])  # fmt: skip
+    norm = gradients[None].norm()
+    assert norm > 1e-2
+    torch.testing.assert_close(gradients[1e-3], gradients[None] * (1e-3 / norm), rtol=1e-3, atol=0)
+    assert torch.equal(gradients[1e9], gradients[None])

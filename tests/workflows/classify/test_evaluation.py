@@ -35,6 +35,7 @@ from workflows.classify.evaluation import (
 )
 from workflows.classify.model import TrainedClassifier, open_classifier
 from workflows.cli import main
+from workflows.evaluation.evaluated_split import evaluated_split
 from workflows.evaluation.options import EvaluationOptions
 from workflows.training.run_folder import RunFolder
 
@@ -341,8 +342,7 @@ def test_a_run_without_held_out_rows_is_evaluated_on_val(folder: Path) -> None:
     data = {**RunFolder(run).data(), "split": "val"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunFolder, "data", lambda _: data)
-        assert evaluation._evaluated_split(RunFolder(run), str(folder / "store"),
-                                           is_other=False) is None  # fmt: skip
+        assert evaluated_split(RunFolder(run), str(folder / "store"), is_other=False) is None
 
 
 def test_a_store_without_val_needs_a_split(

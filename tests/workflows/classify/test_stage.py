@@ -92,7 +92,7 @@ def test_a_resumed_stage_equals_an_uninterrupted_one(folder: Path, kind: str) ->
         metrics += take_steps(uninterrupted, 1)
     expected = tensors(uninterrupted.state_dict())
     assert len(expected) > 20
-    for start in (3, 4, 8):  # within an epoch, and at the ends of two
+    for start in (3, 8):  # within an epoch, and at the end of one
         resumed = small_stage(folder / "store", **choices)
         take_steps(resumed, 1)  # loading replaces this state
         resumed.load_state_dict(states[start])

@@ -237,6 +237,6 @@ def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     unchanged = DeviseOptions(trunk="some/model", unseen_classes="40").with_absolute_paths()
     assert (unchanged.trunk, unchanged.unseen_classes) == ("some/model", "40")
     assert unchanged.word_vectors is None
-    assert DeviseOptions(trunk="new").prepared_size == 64
-    assert DeviseOptions(trunk="new", feature_size=32).prepared_size == 32
-    assert DeviseOptions(trunk="some/model").prepared_size is None
+    assert DeviseOptions(trunk="new").prepared_sizes(()) == (64,)
+    assert DeviseOptions(trunk="new", feature_size=32).prepared_sizes(()) == (32,)
+    assert DeviseOptions(trunk="some/model").prepared_sizes(()) == ()

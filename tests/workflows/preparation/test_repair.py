@@ -119,8 +119,8 @@ def test_rebuilt_objects_must_match_their_commit(
     (store / SHARD).write_bytes(damaged)
     real = rows.resize
 
-    def one_off(decoded, size, *, fit, filter) -> bytes:
-        pixels = real(decoded, size, fit=fit, filter=filter)
+    def one_off(decoded, size, **options) -> bytes:
+        pixels = real(decoded, size, **options)
         return bytes([pixels[0] ^ 1]) + pixels[1:]
 
     monkeypatch.setattr(rows, "resize", one_off)

@@ -48,3 +48,15 @@ def test_nothing_is_drawn_of_nothing() -> None:
     """A metric without points has no chart."""
     assert list(charts_of([("loss", "", [])])) == []
     assert curve_name_of("images_per_second").unit == "images/s"
+
+
+def test_the_metrics_of_super_resolution_are_named() -> None:
+    """The network's PSNR is drawn in decibels beside that of bicubic interpolation."""
+    metrics = ("pixel_loss", "perceptual_loss", "held_out_psnr", "held_out_ssim", "bicubic_psnr")
+    drawn = list(charts_of((name, "", POINTS) for name in metrics))
+    assert [(c.title, c.unit, [curve.name for curve in c.curves]) for c in drawn] == [
+        ("Pixel loss, weighted", "", ["training images"]),
+        ("Perceptual loss, weighted", "", ["training images"]),
+        ("PSNR of luma, held-out images", "dB", ["network", "bicubic"]),
+        ("SSIM of luma, held-out images", "", ["network"]),
+    ]

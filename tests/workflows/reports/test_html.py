@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workflows.cli import COMMANDS
 from workflows.reports.html import TEMPLATES, data_url, render
 from workflows.terminal.formatting import printable
 
@@ -124,19 +121,3 @@ def test_a_page_loads_nothing(folder: Path) -> None:
 def test_the_kind_of_an_embedded_image_is_that_of_its_bytes() -> None:
     """A JPEG is not declared as a PNG."""
     assert data_url(b"\xff\xd8\xff\xe0") == "data:image/jpeg;base64,/9j/4A=="
-
-
-def test_help_loads_no_templates() -> None:
-    """The library of templates is imported when a page is written."""
-    code = (
-        "import sys, workflows.cli as cli\n"
-        f"for name in {list(COMMANDS)}:\n"
-        "    try: cli.main([name, '--help'])\n"
-        "    except SystemExit: pass\n"
-        "assert 'jinja2' not in sys.modules\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False,
-        timeout=100,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr

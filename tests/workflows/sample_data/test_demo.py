@@ -39,13 +39,13 @@ def test_only_the_demos_own_runs_are_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_demo_creates_a_store_two_runs_and_their_reports(tmp_path: Path) -> None:
+def test_the_demo_creates_a_store_three_runs_and_their_reports(tmp_path: Path) -> None:
     """A second run of the demo gives the same result."""
     words = ("demo", "--dir", tmp_path / "demo", "--images", 200, "--minutes", 0.2)
     for _ in range(2):
         ended = run(*words, scratch=tmp_path, seconds=280)
         assert ended.status == 0, ended.err
-        for page in ("store", "run", "search"):
+        for page in ("store", "run", "superres", "search"):
             assert (tmp_path / "demo" / page / "report.html").stat().st_size > 1_000
         assert "== train DeViSE" in ended.out
         assert "vehicle" in ended.out

@@ -29,9 +29,8 @@ def small_run(folder: Path, *, stage: str = "superres", **choices: Any) -> Upsca
     options = SuperresOptions(**{"network": "fsrcnn", "scale": 2, **choices})
     torch.manual_seed(options.seed)
     network = network_of(options)
-    for weights in network.parameters():  # an untrained network returns its base alone
-        if weights.dim() > 1:
-            torch.nn.init.normal_(weights, std=0.3 / weights[0].numel() ** 0.5)
+    for weights in network.last_weights():  # an untrained network returns its base alone
+        torch.nn.init.normal_(weights, std=0.3 / max(weights[0].numel(), 9) ** 0.5)
     average = None
     if options.ema_decay:
         average = average_of(network, options.ema_decay)

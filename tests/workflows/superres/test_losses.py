@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from pipeline.backbone.load import new_backbone
+from pipeline.backbone.network import Backbone
+from pipeline.backbone.transform import Transform
 from pipeline.errors import TesseraeError
 from workflows.superres import choices, perceptual, pixel_losses
 from workflows.superres.loss import ImageLoss
@@ -106,6 +108,18 @@ def test_features_are_those_of_normalised_images_at_the_blocks() -> None:
     backbone.model.pooler = torch.nn.Flatten()
     with pytest.raises(TesseraeError, match=r"'pooler' of new has the shape \(2, \d+\): expected"):
         FeatureExtractor(backbone, ["embedder", "pooler"])(images)
+
+
+def test_a_network_for_bgr_images_gets_bgr() -> None:
+    """Its means and deviations are those of red, green and blue, in this order."""
+    model = new_backbone(size=32, width=4).model
+    transform = Transform(size=32, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 4.0), channels="BGR")
+    backbone = Backbone(model, name="bgr", transform=transform)
+    images = 255 * torch.rand(2, 3, 32, 32)
+    (features,) = FeatureExtractor(backbone, ["embedder"])(images)
+    red, green, blue = (images / 255).unbind(1)
+    pixels = torch.stack([(blue - 0.3) / 4, (green - 0.2) / 2, red - 0.1], 1)
+    torch.testing.assert_close(features, model.embedder(pixels))
 
 
 def test_the_loss_is_the_sum_of_its_weighted_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,12 +26,20 @@ def test_every_network_has_a_class() -> None:
     assert tuple(networks._CLASSES) == tuple(NETWORKS) == tuple(PARAMETERS)
 
 
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [
+        pytest.param(n, s, marks=[pytest.mark.slow] if n == "edsr" and s < max(SCALES) else [])
+        for n in NETWORKS
+        for s in SCALES
+    ],
+)
 def test_a_network_has_the_parameters_and_the_reach_that_it_states(name: str, scale: int) -> None:
     """An output pixel depends on input pixels within the reach, and on none beyond."""
     torch.manual_seed(0)
     network = make_network(name, scale).eval()
+    for weights in network.last_weights():
+        torch.nn.init.normal_(weights)
     expected = PARAMETERS[name][SCALES.index(scale)]
     assert sum(p.numel() for p in network.parameters()) == expected
     centre = network.reach + 3
@@ -58,16 +66,18 @@ def test_networks_take_images_of_any_size(name: str) -> None:
         assert enlarged.isfinite().all()
 
 
-def test_with_a_base_a_network_without_output_interpolates() -> None:
-    """The base is the bicubic enlargement, also where the network computes in bfloat16."""
-    network = make_network("span", 2)
-    torch.nn.init.zeros_(network.up.weight)
-    torch.nn.init.zeros_(network.up.bias)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_with_a_base_an_untrained_network_interpolates(name: str) -> None:
+    """Its output is the bicubic enlargement, also in bfloat16, and its last layer learns."""
+    network = make_network(name, 2, base=True).eval()
     images = torch.randint(0, 256, (1, 3, 5, 7)).float()
-    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+    with torch.autocast("cpu", torch.bfloat16):
         enlarged = network(images)
     torch.testing.assert_close(enlarged, bicubic.enlarge(images, 2, levels=False))
-    without = make_network("span", 2, base=False)
+    enlarged.square().sum().backward()
+    gradients = [weights.grad for weights in network.last_weights()]
+    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
+    without = make_network(name, 2, base=False).eval()
     without.load_state_dict(network.state_dict())
     assert torch.equal(without(images), torch.full((1, 3, 10, 14), 127.5))
 
@@ -91,3 +101,23 @@ def test_the_prediction_of_the_lessons_network_depends_on_no_other_image() -> No
     with torch.no_grad():
         alone = network(images[:1])
         torch.testing.assert_close(network(images)[:1], alone, rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_a_compiled_network_computes_what_it_computes_itself(name: str) -> None:
+    """Its graph is traced as a whole, without a warning, also while gradients are computed."""
+    torch.manual_seed(0)
+    network = make_network(name, 2)
+    images = 255 * torch.rand(2, 3, 8, 8)
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    weights = [p for p in network.parameters() if p.requires_grad]
+    outputs, gradients = [], []
+    for module in (network, compiled):
+        outputs.append(module(images))
+        gradients.append(torch.autograd.grad(outputs[-1].square().mean(), weights))
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-4, atol=1e-2)
+    for actual, expected in zip(gradients[1], gradients[0], strict=True):
+        size = float(expected.abs().max())
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-3 * size + 1e-2)

@@ -12,9 +12,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from workflows.superres import bicubic, jpeg
+from workflows.superres import bicubic, jpeg, orientations
 from workflows.superres.choices import BICUBIC, BLUR_JPEG, STORED
-from workflows.superres.pairs import PairMaker, cut_squares, gaussian_blur, turned
+from workflows.superres.orientations import (
+    ORIENTATIONS,
+    change_orientation,
+    restore_orientation,
+    turned,
+)
+from workflows.superres.pairs import PairMaker, cut_squares, gaussian_blur
 
 
 def random_pixels(seed: int, *shape: int) -> Tensor:
@@ -70,13 +76,33 @@ def test_every_orientation_occurs_and_draws_depend_on_the_row_alone() -> None:
         assert torch.equal(again.high, high[part])
     assert not torch.equal(maker((images,), rows, 1).low, low)
     square = torch.arange(9.0).view(1, 1, 3, 3).expand(8, -1, -1, -1)
-    orientations = turned(square, torch.arange(8))
-    assert len({tuple(each.flatten().tolist()) for each in orientations}) == 8
-    assert torch.equal(orientations[0], square[0])
+    in_all = turned(square, torch.arange(8))
+    assert len({tuple(each.flatten().tolist()) for each in in_all}) == 8
+    assert torch.equal(in_all[0], square[0])
     places = PairMaker(scale=2, degradation=BICUBIC, patch=4, seed=1)._position(8, 8, rows, 0)
     assert {tuple(p) for p in torch.stack(places, 1).tolist()} == {
         (y, x) for y in range(5) for x in range(5)
     }
+
+
+def test_orientations_are_undone_and_are_the_same_on_every_device() -> None:
+    """A GPU turns all images of a batch together, and cuts them by an index."""
+    images = random_pixels(0, ORIENTATIONS, 3, 5, 5)
+    turn = torch.arange(ORIENTATIONS)
+    changed = turned(images, turn)
+    assert torch.equal(orientations._turned_together(images, turn), changed)
+    for orientation in range(ORIENTATIONS):
+        oblong = images[:, :, :2]
+        turned_oblong = change_orientation(oblong, orientation)
+        assert torch.equal(restore_orientation(turned_oblong, orientation), oblong)
+        assert torch.equal(
+            change_orientation(images[orientation], orientation), changed[orientation]
+        )
+    start = torch.tensor([2, 0, 3, 1, 2, 0, 1, 3])
+    without, with_margin = (
+        cut_squares(images, start, start.flip(0), 2, margin=margin) for margin in (0, 1)
+    )
+    assert torch.equal(with_margin[:, :, 1:-1, 1:-1], without)
 
 
 @pytest.mark.parametrize("degradation", [BICUBIC, BLUR_JPEG])

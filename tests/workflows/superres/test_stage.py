@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 import torch
 
+from tests.images import jpeg, prepare_inline
 from tests.workflows.training.small import small_store, tensors
 from tests.workflows.training.worlds import in_ranks, through_a_file
 from workflows.superres.choices import BICUBIC, BLUR_JPEG, STORED
 from workflows.superres.data import PairArrays, pair_loader
 from workflows.superres.options import SuperresOptions
-from workflows.superres.stage import GRID, Superres
+from workflows.superres.pairs import Pair
+from workflows.superres.stage import GRID, MAX_PSNR, Superres, _examples, _grid, _quality
+from workflows.training.finite import NonFiniteError
 from workflows.training.stage import Data
 from workflows.training.world import BatchNorm, World
 
@@ -73,7 +76,7 @@ def advance(stage: Superres, steps: int) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("kind", ["stored", "bicubic", "compressed"])
 def test_training_approaches_the_originals(store: Path, kind: str) -> None:
-    """The error on held-out images falls, and the grid has three images for each of eight."""
+    """The error on held-out images falls, and the grid has three pictures for each of eight."""
     stage = make_stage(store, kind, ema_decay=0.0)
     before, _ = stage.evaluate()
     advance(stage, 40)
@@ -81,12 +84,19 @@ def test_training_approaches_the_originals(store: Path, kind: str) -> None:
     assert after["held_out_psnr"] > before["held_out_psnr"] + 0.3
     assert after["bicubic_psnr"] == before["bicubic_psnr"]
     assert 0 < after["held_out_ssim"] <= 1
-    assert grids[GRID].shape == (24, 24, 24, 3)
+    assert grids[GRID].shape == (4, 6, 24, 24, 3)
     assert grids[GRID].dtype == np.uint8
     stage.batches.close()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+SLOW_KINDS = {"compressed", "wgan-gp"}
+"""Kinds that combine what others, or the tests of other stages, have one by one."""
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(k, marks=[pytest.mark.slow] if k in SLOW_KINDS else []) for k in KINDS],
+)
 def test_a_resumed_stage_equals_an_uninterrupted_one(store: Path, kind: str) -> None:
     """A stage that is resumed between any two steps is bit-identical to an uninterrupted one."""
     uninterrupted = make_stage(store, kind)
@@ -94,7 +104,7 @@ def test_a_resumed_stage_equals_an_uninterrupted_one(store: Path, kind: str) -> 
     for _ in range(6):
         states.append(through_a_file(uninterrupted.state_dict()))
         metrics += advance(uninterrupted, 1)
-    for start in (0, 1, 2, 5):
+    for start in (1, 5):  # in the warm-up, and in the second epoch
         resumed = make_stage(store, kind)
         advance(resumed, 3)  # loading replaces this state
         resumed.load_state_dict(states[start])
@@ -115,6 +125,78 @@ def test_an_evaluation_changes_nothing(store: Path) -> None:
         advance(stage, 2)
     states = (tensors(stage.state_dict()) for stage in (evaluated, plain))
     assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
+
+
+def test_an_image_that_equals_its_original_counts_with_a_finite_psnr() -> None:
+    """Interpolation is exact on images of one colour, and a mean over images stays a number."""
+    images = torch.zeros(2, 3, 24, 24)
+    noisy = images + torch.tensor([0.0, 10.0]).view(2, 1, 1, 1)
+    sums = _quality(noisy, images, images, 2).tolist()
+    assert sums[2:] == [2 * MAX_PSNR, 2]
+    assert MAX_PSNR < sums[0] < MAX_PSNR + 40
+
+
+def test_an_enlarged_image_with_nan_is_no_evaluation(store: Path) -> None:
+    """The run has diverged, though its weights may be finite."""
+    stage = make_stage(store)
+    stage.network.eval()
+    stage.network.details = lambda images: torch.full(  # type: ignore[method-assign]
+        (len(images), 3, 24, 24), torch.nan
+    )
+    with pytest.raises(NonFiniteError, match="an enlarged held-out image contains NaN"):
+        stage.evaluate()
+    stage.batches.close()
+
+
+class Silent(World):
+    """The first of two ranks, whose peer has nothing to say."""
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+
+def test_a_rank_without_held_out_images_has_no_grid(tmp_path: Path) -> None:
+    """As where there are fewer images than ranks."""
+    store = small_store(tmp_path, sizes=(12, 24))
+    image = tmp_path / "one" / "test" / "n00000000" / "0.JPEG"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(jpeg(0, 24, 24))
+    prepare_inline(tmp_path / "one", str(store), split="test", sizes=(12, 24), serves=16)
+    options = make_stage(store).options
+    arrays = PAIRS["stored"]
+    train = pair_loader(str(store), "train", options, arrays, training=True)
+    held_out = pair_loader(str(store), "test", options, arrays, training=False)
+    assert Superres(options, Data(train, held_out, ()), Silent(rank=0, size=2)).evaluate()[1] == {}
+    alone = Superres(options, Data(train, held_out, ()), World()).evaluate()[1]
+    assert alone[GRID].shape == (1, 3, 24, 24, 3)
+
+
+def test_an_odd_number_of_images_ends_with_white_cells() -> None:
+    """Three pictures of an image stay beside each other."""
+    low = torch.arange(3.0).view(3, 1, 1, 1).expand(-1, 3, 4, 4)
+    grid = _grid(_examples(Pair(low, low.repeat(1, 1, 2, 2) + 20), low.repeat(1, 1, 2, 2) + 10))
+    assert grid.shape == (2, 6, 8, 8, 3)
+    assert grid[:, :, 5, 5, 1].tolist() == [[0, 10, 20, 1, 11, 21], [2, 12, 22, 255, 255, 255]]
+
+
+def test_a_state_without_a_critic_leaves_the_new_one_as_it_is(store: Path) -> None:
+    """A run goes back to a step of its own, and goes on with an adversarial loss."""
+    plain, adversarial = (
+        make_stage(store, patch_size=12, adversarial_weight=weight, warmup_steps=0)
+        for weight in (0.0, 0.1)
+    )
+    advance(plain, 2)
+    assert adversarial.trainer.critic is not None
+    before = [p.clone() for p in adversarial.trainer.critic.parameters()]
+    adversarial.load_state_dict(through_a_file(plain.state_dict()))
+    after = adversarial.trainer.critic.parameters()
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    state = through_a_file(adversarial.state_dict())
+    assert advance(adversarial, 1)[0]["critic_loss"] > 0
+    plain.load_state_dict(state)
+    assert set(advance(plain, 1)[0]) == {"pixel_loss"}
+    for stage in (plain, adversarial):
+        stage.batches.close()
 
 
 def test_the_critic_begins_after_the_warm_up(store: Path) -> None:
@@ -142,6 +224,8 @@ def run_in_world(world: World, store: Path, kind: str) -> Any:
     if kind == "lesson":
         for network in (stage.trainer.generator, stage.network):
             forget_biases_before_batch_norm(network)
+    if kind == "relativistic":  # of two scores the bias is subtracted
+        stage.trainer.critic.body[-1].bias.data.zero_()  # type: ignore[union-attr, index]
     return tensors(stage.state_dict()), metrics, evaluated
 
 

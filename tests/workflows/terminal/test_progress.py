@@ -108,6 +108,22 @@ def test_a_single_row_is_singular(clock, total, noun):
     assert last.startswith(f"train: prepare: {total} {noun} in ")
 
 
+def test_pixels_are_shown_as_megapixels(clock):
+    """Counts and rates are in the unit, of which there may be fractions."""
+    progress, stream = plain(
+        clock, rows=5_500_000, unit="megapixels", rows_per_unit=1_000_000, interval_seconds=1
+    )
+    with progress:
+        clock.now += 2
+        progress.update(rows=4_250_000)
+    assert stream.getvalue().splitlines() == [
+        "train: prepare, 5.50 megapixels",
+        "train: prepare: 4.25 of 5.50 megapixels, 77.3 %, 588 ms left, 2.1 megapixels/s now, 2.1"
+        " over the run",
+        "train: prepare: 4.25 of 5.50 megapixels in 2.0 s, 2.1 megapixels/s",
+    ]
+
+
 def test_the_last_line_of_an_interrupted_run_has_its_progress(clock):
     """The interrupt is raised again, and the line differs from that of a complete run."""
     progress, stream = plain(clock, rows=50, unit="blocks")

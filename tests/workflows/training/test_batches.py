@@ -109,3 +109,25 @@ def test_a_rank_decodes_on_the_cores_of_its_own_machine(
     loaders = [Loader(tmp_path, size=16, encoded=encoded) for encoded in (ENCODED, None)]
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(24)))
     assert [loader.for_rank(0, 64).threads for loader in loaders] == [24, 4]
+
+
+def test_a_stage_may_take_all_sizes(tmp_path: Path) -> None:
+    """They show the same rows, in the order of the loader's sizes, and `take` takes the first."""
+    store = small_store(tmp_path, sizes=(8, 16))
+    loader = Loader(store, sizes=(8, 16), batch_size=8, seed=3)
+    both, first, alone = (
+        Batches(loader),
+        Batches(loader),
+        Batches(Loader(store, size=16, batch_size=8, seed=3)),
+    )
+    for step in range(6):  # an epoch has four batches
+        batch, expected, of_first = both.take_sizes(), alone.take_sizes(), first.take()
+        assert [tuple(images.shape) for images in batch.images] == [(8, 3, 8, 8), (8, 3, 16, 16)]
+        assert torch.equal(batch.images[1], expected.images[0])
+        assert torch.equal(batch.rows, expected.rows)
+        assert torch.equal(batch.labels, expected.labels)
+        assert batch.epoch == expected.epoch == step // 4
+        assert torch.equal(of_first.images, batch.images[0])
+    assert both.state_dict() == first.state_dict()
+    for batches in (both, first, alone):
+        batches.close()

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import TesseraeError
-from tests.commands import ROOT
+from tests.commands import PATIENCE, ROOT, wait_until
+from tests.fork_server import fork_server
+from tests.workflows.training import lock_holder
 from workflows.training.run_folder import RunFolder
 from workflows.training.run_lock import locked_run
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from workflows.training.run_folder import RunFolder
-from workflows.training.run_lock import locked_run
-with locked_run(RunFolder(Path(sys.argv[1]))):
-    print("locked_run", flush=True)
-    time.sleep(600)
-"""
 
 
 def files(folder: Path) -> list[str]:
@@ -32,12 +23,15 @@ def files(folder: Path) -> list[str]:
 def test_a_second_command_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
     """The lock of a command ends with its process, even if it is killed."""
     run = tmp_path / "run"
-    first = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(run)], stdout=subprocess.PIPE, text=True, cwd=ROOT
-    )
+    output = tmp_path / "output"
+    with output.open("wb") as out:
+        first = fork_server().fork(
+            lock_holder.__name__, [str(run)], out=out, err=out, folder=tmp_path,
+            environment={**os.environ, "PYTHONPATH": str(ROOT)}, heavy=True,
+        )  # fmt: skip
     try:
-        assert first.stdout is not None
-        assert first.stdout.readline() == "locked_run\n"
+        assert wait_until(output.read_text)
+        assert output.read_text() == "locked\n"
         with pytest.raises(TesseraeError) as caught, locked_run(RunFolder(run)):
             pass
         text = str(caught.value)
@@ -45,7 +39,7 @@ def test_a_second_command_is_refused_until_the_first_has_ended(tmp_path: Path) -
         assert "Wait for it to end, or pass another --run." in text
     finally:
         first.kill()
-        first.communicate()
+        first.wait(PATIENCE)
     with locked_run(RunFolder(run)):
         pass
 

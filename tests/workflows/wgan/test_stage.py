@@ -68,7 +68,7 @@ def test_a_resumed_stage_equals_an_uninterrupted_one(store: Path, kind: str) -> 
         metrics.append(advance(uninterrupted, 1))
     expected = tensors(uninterrupted.state_dict())
     assert len(expected) > 20
-    for start in (0, 1, 2, 5, 9):
+    for start in (1, 5):  # within the first step of the generator, and in the second epoch
         resumed = small_stage(store, seed=0, **KINDS[kind])
         advance(resumed, 2)  # loading replaces this state
         resumed.load_state_dict(states[start])

@@ -1,14 +1,11 @@
 """Archives are detected by their content, not by their names."""
 
-import bz2
 import gzip
 import io
 import itertools
-import lzma
 import zipfile
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
 from pipeline.errors import SourceError
@@ -17,6 +14,7 @@ from pipeline.sources.archives import outline
 from pipeline.sources.listing import listing_digest
 from pipeline.sources.options import SourceOptions
 from tests.pipeline.sources.layouts import (
+    PACKED,
     class_tars,
     made_pictures,
     shard_members,
@@ -26,13 +24,6 @@ from tests.pipeline.sources.layouts import (
 )
 from tests.pipeline.sources.test_sources import read_all
 
-PACKED = {
-    "plain": lambda data: data,
-    "gz": gzip.compress,
-    "bz2": bz2.compress,
-    "xz": lzma.compress,
-    "zst": lambda data: pa.compress(data, "zstd", asbytes=True),
-}
 _spools = itertools.count()
 NAMES = ("x.tar", "x.tar.gz", "x.tgz", "x.zip", "x.parquet", "x", "x.jpg", "x.tar.bz2")
 

@@ -304,7 +304,7 @@ def test_a_folder_of_images_below_the_name_of_a_split_is_refused_beside_classes(
         listed(tar_at(tmp_path / "alone", {"train/images/1.jpg": b"2"}, packing))
 
 
-@settings(max_examples=60)
+@settings(max_examples=min(60, settings().max_examples))
 @given(tree=trees, data=st.data())
 def test_a_packed_tree_is_listed_as_the_unpacked_one_or_refused(tmp_path_factory, tree, data):
     """Each key of a packed tree leads to a file of its class and name; splits stay apart."""

@@ -1,9 +1,7 @@
 """The walk over a tar's headers, compared with Python's own tarfile."""
 
-import bz2
 import gzip
 import io
-import lzma
 import tarfile
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from pipeline.sources.archives.open import open_tar
 from pipeline.sources.archives.tar import Tar, is_tar, stem_of
 from pipeline.sources.content import COMPRESSIONS, TAR, content_of
 from pipeline.sources.location import Location
-from tests.pipeline.sources.layouts import tar_bytes
+from tests.pipeline.sources.layouts import PACKED, tar_bytes
 
 parts = st.text(
     st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1, max_size=40
@@ -282,22 +280,11 @@ def test_files_under_compressed_streams_are_closed(tmp_path):
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def packings(data: bytes) -> dict[str, bytes]:
-    """Return *data* as they are and in each compression."""
-    return {
-        "plain": data,
-        "gz": gzip.compress(data),
-        "bz2": bz2.compress(data),
-        "xz": lzma.compress(data),
-        "zst": pa.compress(data, "zstd", asbytes=True),
-    }
-
-
 @pytest.mark.parametrize("packing", ["plain", "gz", "bz2", "xz", "zst"])
 @given(parts=st.lists(members, min_size=2, max_size=4), data=st.data())
 def test_concatenated_archives_are_read_to_their_end(packing, parts, data):
     """Concatenated archives are read like by `tar --ignore-zeros`, also compressed ones."""
-    archive = b"".join(packings(tar_bytes(part))[packing] for part in parts)
+    archive = b"".join(PACKED[packing](tar_bytes(part)) for part in parts)
     if packing in ("plain", "gz"):
         archive += bytes(data.draw(st.integers(0, 3)) * 512)
     expected = [name for part in parts for name in part]
@@ -319,7 +306,7 @@ def test_concatenated_archives_are_read_to_their_end(packing, parts, data):
 @pytest.mark.parametrize("packing", ["gz", "bz2", "xz", "zst"])
 def test_a_compressed_tar_with_a_tars_magic_is_detected_as_compressed(packing):
     """Compressed bytes may hold `ustar` where a tar has it; only a header's checksum decides."""
-    archive = packings(tar_bytes({"a.jpg": b"1"}))[packing].ljust(600, b"x")
+    archive = PACKED[packing](tar_bytes({"a.jpg": b"1"})).ljust(600, b"x")
     shown = archive[:257] + b"ustar" + archive[262:]
     assert content_of(shown) == content_of(archive) != TAR
     damaged = bytearray(tar_bytes({"a.jpg": b"1"}))
@@ -331,7 +318,7 @@ def test_a_compressed_tar_with_a_tars_magic_is_detected_as_compressed(packing):
 def test_other_data_behind_the_end_are_refused(packing):
     """Bytes behind the closing zeros, or behind the compression, are refused."""
     data = tar_bytes({"a.jpg": b"1" * 600})
-    for archive in (packings(data + b"x" * 700)[packing], packings(data)[packing] + b"x" * 700):
+    for archive in (PACKED[packing](data + b"x" * 700), PACKED[packing](data) + b"x" * 700):
         content = content_of(archive[:1024])
         file = (
             decompressed(FrontToBack(archive), content)
@@ -348,8 +335,8 @@ def test_other_data_behind_the_end_are_refused(packing):
 @given(cut=st.floats(0, 1, exclude_max=True))
 def test_a_compressed_archive_cut_anywhere_is_refused(packing, cut):
     """A cut in the data or checksum of the second stream is noticed like one in the first."""
-    first = packings(tar_bytes({"a.jpg": b"1" * 600}))[packing]
-    both = first + packings(tar_bytes({"b.jpg": bytes(range(256)) * 9}))[packing]
+    first = PACKED[packing](tar_bytes({"a.jpg": b"1" * 600}))
+    both = first + PACKED[packing](tar_bytes({"b.jpg": bytes(range(256)) * 9}))
     length = len(first) + 1 + int(cut * (len(both) - len(first) - 1))
     with pytest.raises(SourceError, match="not a complete tar"):
         walked(Tar(decompressed(FrontToBack(both[:length]), content_of(both)), "t"))
@@ -449,7 +436,8 @@ def test_other_content_in_place_of_a_tar_is_named(tmp_path, data, message, where
 def test_the_bytes_and_not_the_name_decide_the_compression(tmp_path, name, where):
     """The compression is detected from the bytes, since names are often wrong."""
     files = {"c/a.jpg": b"1" * 600}
-    for packed in packings(tar_bytes(files)).values():
+    for pack in PACKED.values():
+        packed = pack(tar_bytes(files))
         if where == "local":
             (tmp_path / name).write_bytes(packed)
             location = Location(str(tmp_path))

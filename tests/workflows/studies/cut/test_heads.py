@@ -30,7 +30,7 @@ def _gram(features: NDArray[np.float64], num_train: int) -> NDArray[np.float64]:
     return np.asarray(features[:num_train] @ features.T)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=min(30, settings().max_examples), deadline=None)
 @given(
     seed=st.integers(0, 1_000),
     dim=st.integers(1, 20),
@@ -191,7 +191,7 @@ def test_a_part_without_images_is_refused() -> None:
         devise_task(few, _classes(vectors), np.arange(8) > 0, unseen=2, validation=2, seed=0)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=min(50, settings().max_examples), deadline=None)
 @given(
     labels=st.lists(st.integers(-1, 4), min_size=1, max_size=60),
     count=st.integers(1, 80),

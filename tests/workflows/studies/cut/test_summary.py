@@ -124,7 +124,7 @@ def test_a_single_seed_judges_nothing(network: Network) -> None:
     assert any("one pair of runs has no interval; pass more --seeds" in a for a in answers)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=min(50, settings().max_examples), deadline=None)
 @given(values=st.lists(st.tuples(st.integers(1, 5), st.integers(0, 5)), min_size=1, max_size=8))
 def test_no_arm_beats_one_of_the_front(values: list[tuple[int, int]]) -> None:
     """An arm off the front has one on it with no more bytes that is as good."""

@@ -31,7 +31,7 @@ def members(folder: Path) -> dict[str, bytes]:
         return {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
 
 
-@settings(max_examples=40)
+@settings(max_examples=min(40, settings().max_examples))
 @given(st.integers(1, 500), st.integers(1, 500), st.text(max_size=20))
 def test_a_rectangle_lies_in_the_image_and_is_as_large_as_possible(
     width: int, height: int, key: str

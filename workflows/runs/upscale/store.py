@@ -17,20 +17,23 @@ from workflows.preparation.derived_rows import (
     requested_splits,
     rows_cluster,
 )
-from workflows.runs.options import UpscaleStoreOptions
+from workflows.runs.options import UpscaleOptions
 from workflows.superres.derived_rows import UpscalerNetwork, UpscaleTaskConfig, weights_digest
 from workflows.superres.model import TrainedUpscaler, open_upscaler
 
+DEFAULT_PRECISION = "float32"
+"""The number format that networks compute in unless the options name one."""
 
-def run_upscale_store(options: UpscaleStoreOptions) -> int:
+
+def run_upscale_store(options: UpscaleOptions) -> int:
     """Enlarge the images of every requested split, and print the name of the new array.
 
     Args:
-        options: The parsed options of `tesserae upscale --store`: `run`, the folder of the training
-            run; `store`; `size`, the side of the enlarged images in pixels; `name`, that of the set
+        options: The options of the command, with `store`: `run`, the folder of the training run;
+            `store`; `size`, the side of the enlarged images in pixels; `name`, that of the set
             (None for one of network, scale and size); `split` (names, or `("all",)` for all
-            finished ones), `precision`, `self_ensemble`, `gpus` (their number; None for all, 0 for
-            none), `repair`, `wait` and those of the cluster.
+            finished ones), `precision` (None for float32), `self_ensemble`, `gpus` (their number;
+            None for all, 0 for none), `repair`, `wait` and those of the cluster.
 
     Returns:
         The exit status, 0; errors are raised. In a worker that Slurm has started, tasks run until
@@ -46,13 +49,14 @@ def run_upscale_store(options: UpscaleStoreOptions) -> int:
         TesseraeError: There is no trained network of this stage, the size is no multiple of its
             scale, or a shard failed.
     """
+    assert options.store is not None  # as the options of a store are checked
     cluster_kinds.check_cluster_option(options.cluster)
     objects = open_objects(options.store)
     splits = requested_splits(objects, options.split)
     if cluster_kinds.run_as_slurm_worker(options):
         return 0
     folder = options.run.absolute()  # workers run in other working directories
-    trained = open_upscaler(folder, precision=options.precision)
+    trained = open_upscaler(folder, precision=options.precision or DEFAULT_PRECISION)
     recipe = resolve_upscaled_recipe(objects, trained, options)
     for split in splits:  # all of them before the first task
         check_split(objects, split, recipe)
@@ -80,7 +84,7 @@ def run_upscale_store(options: UpscaleStoreOptions) -> int:
 
 
 def resolve_upscaled_recipe(
-    objects: Objects, trained: TrainedUpscaler, options: UpscaleStoreOptions
+    objects: Objects, trained: TrainedUpscaler, options: UpscaleOptions
 ) -> UpscaledRecipe:
     """Return the recipe of the upscaled images, without writing anything.
 
@@ -96,6 +100,7 @@ def resolve_upscaled_recipe(
         TesseraeError: The size is no multiple of the network's scale.
     """
     scale, size = trained.scale, options.size
+    assert size is not None  # as the options of a store are checked
     if size % scale:
         raise TesseraeError(
             f"--size is {size}: the network of {options.run} enlarges by {scale}, so that it must"
@@ -110,7 +115,7 @@ def resolve_upscaled_recipe(
         scale=scale,
         stored_size=size // scale,
         self_ensemble=options.self_ensemble,
-        precision=options.precision,
+        precision=options.precision or DEFAULT_PRECISION,
         images=images.digest,
         shard_rows=images.shard_rows,
         chunk_rows=images.chunk_rows,
