@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -17,11 +20,12 @@ from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.features import shard_task
 from pipeline.features.worker import open_workspace
 from pipeline.loader import Loader
-from pipeline.store import layout
+from pipeline.store import derived, layout, records
 from pipeline.store.layout import UPSCALED
 from pipeline.store.local import LocalWriter
 from pipeline.store.open import open_objects
 from pipeline.store.split import open_split
+from pipeline.store.upscaled import UpscaledCommit, open_upscaled_split
 from tests.commands import CommandResult, start, wait_until
 from tests.commands import run as run_command
 from tests.damage import damage
@@ -272,6 +276,68 @@ def test_verify_finds_damage_that_repair_mends(
         assert upscale(damageable)[0] == 0
     assert promised(damageable) == promised(complete)
     assert command("verify", damageable)[0] == 0
+
+
+def test_images_that_have_changed_are_enlarged_again(
+    damageable: Path, complete: Path, command: Upscale, upscale: Upscale
+) -> None:
+    """Neither verify nor a loader accepts images of other pixels than the store has now."""
+    file = UPSCALED.commit(NAME, "train", 1)
+    commit = derived.decode_document(UpscaledCommit, (damageable / file).read_bytes(), file)
+    (damageable / file).write_bytes(replace(commit, pixels="0" * 32).encode())
+    status, out, _ = command("verify", damageable)
+    assert status == 1
+    assert f"  {file}: belongs to images that have changed since: run the same `tesserae" in out
+    status, out, _ = upscale(damageable)
+    assert status == 0
+    assert "train: upscaled images: 8 images in" in out
+    assert promised(damageable) == promised(complete)
+    objects = open_objects(str(damageable))
+    done = records.load_finish_record(objects, "train")
+    assert done is not None
+    (damageable / layout.done("train")).write_bytes(replace(done, parts="0" * 32).encode())
+    with pytest.raises(StoreMismatchError, match="belong to images that have changed since"):
+        open_upscaled_split(objects, "train", NAME)
+
+
+def test_a_store_on_an_object_store_gets_the_same_bytes(
+    images: Path, complete: Path, trained: Path, command: Upscale
+) -> None:
+    """They are verified and read there, too."""
+    name = uuid.uuid4().hex
+    url = f"memory://{name}"
+    objects = open_objects(url)
+    for file, data in snapshot(images).items():
+        objects.put(file, data)
+    try:
+        words = ("upscale", trained, "--store", url, "--size", HIGH, "--split", "train")
+        assert command(*words)[0] == 0
+        assert f"train: upscaled images {NAME} exist already" in command(*words)[1]
+        assert command("verify", url, "--split", "train")[0] == 0
+        root = f"{UPSCALED.set_folder(NAME)}/{UPSCALED.hierarchy}"
+        for file in objects.names(root):
+            assert objects.get(file) == (complete / file).read_bytes()
+        local, remote = (
+            [batch.images for batch in Loader(
+                location, size=HIGH, upscaled=NAME, batch_size=8, rank=0, world=1
+            )]
+            for location in (complete, url)
+        )  # fmt: skip
+        assert all(map(torch.equal, local, remote))
+    finally:
+        fsspec.filesystem("memory").rm(name, recursive=True)
+
+
+def test_a_store_that_cannot_be_written_is_refused(store: Path, upscale: Upscale) -> None:
+    """Nothing is written, and the sentence names the folder."""
+    shutil.rmtree(store / layout.TEMPORARY, ignore_errors=True)
+    (store / layout.TEMPORARY).write_bytes(b"")  # whoever may write anything is refused, too
+    before = snapshot(store)
+    status, _, err = upscale(store)
+    assert status == 1
+    assert f"cannot write to {store}: Not a directory. Choose a writable folder." in err
+    assert err.count("\n") == 1
+    assert snapshot(store) == before
 
 
 def test_info_lists_upscaled_images(damageable: Path, command: Upscale) -> None:
