@@ -38,7 +38,7 @@ from workflows.superres.derived_rows import UpscalerNetwork, UpscaleTaskConfig
 from workflows.superres.model import open_upscaler
 
 SCALE, LOW, HIGH = 2, 8, 16
-ROWS, BAD = 21, 2
+ROWS, BAD = 21, 4
 """21 rows make three shards of 8, 8 and 5 rows."""
 NAME = f"fsrcnn-x{SCALE}-{HIGH}"
 SECONDS = 110.0
@@ -56,11 +56,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a store of 8 px with the splits train, two rows of which are unreadable, and val."""
+    """Return a store of 8 px with the splits train, four rows of which are unreadable, and val."""
     root = tmp_path_factory.mktemp("images")
     for split, count, bad in (("train", ROWS, BAD), ("val", 10, 0)):
         source = make_folder(root / split, count, bad=bad)
-        prepare_inline(source, str(root / "store"), split=split, sizes=(LOW,))
+        # Upscaled images are not compressed, whatever the codec of the images.
+        prepare_inline(source, str(root / "store"), split=split, sizes=(LOW,), codec="zstd:1")
     return root / "store"
 
 
@@ -148,6 +149,7 @@ def test_any_zarr_reader_and_the_loader_read_what_the_network_computes(
     assert (pixels.shape, pixels.dtype) == ((ROWS, HIGH, HIGH, 3), np.uint8)
     readable = open_split(open_objects(str(complete)), "train", [LOW]).readable
     assert (~readable).sum() == BAD
+    assert not readable[[1, 7]].any()  # in the middle of a shard, and at the end of it
     assert not pixels[~readable].any()
     network = open_upscaler(trained)
     low_batches = Loader(complete, size=LOW, batch_size=1, rank=0, world=1, seed=3)
@@ -191,7 +193,7 @@ def test_the_order_of_shards_and_the_threads_do_not_change_a_byte(
     complete: Path, damageable: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with several workers, and after an interruption: batches begin anew with each shard."""
-    monkeypatch.setattr("workflows.superres.derived_rows.BATCH_PIXELS", 3 * LOW**2)
+    monkeypatch.setattr("workflows.superres.derived_rows.BATCH_PIXELS", 2 * LOW**2)
     before = promised(damageable)
     shutil.rmtree(damageable / UPSCALED.folder / NAME / UPSCALED.hierarchy / "train" / str(HIGH))
     shutil.rmtree(damageable / UPSCALED.folder / NAME / "commits")
@@ -204,7 +206,7 @@ def test_the_order_of_shards_and_the_threads_do_not_change_a_byte(
     )  # fmt: skip
     shards = [UPSCALED.shard(NAME, "train", str(HIGH), shard) for shard in range(3)]
     results = []
-    for order, threads in (((2, 0, 1), 3), ((0, 1, 2), 1)):
+    for order, threads in (((2, 0, 1), 2), ((0, 1, 2), 1)):
         open_workspace.cache_clear()
         for shard in order:
             assert shard_task.compute_shard(config, shard, threads).bytes_out > 0
@@ -558,8 +560,8 @@ def test_an_interrupted_run_resumes(trained: Path, tmp_path: Path, how: int) -> 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_killed_worker_is_replaced(trained: Path, tmp_path: Path) -> None:
-    """Its shard is computed again, once."""
+def test_killed_workers_are_replaced(trained: Path, tmp_path: Path) -> None:
+    """Their shards are computed again."""
     store = large_store(tmp_path)
     reference = Path(shutil.copytree(store, tmp_path / "reference"))
     words = ("upscale", trained, "--size", HIGH)
@@ -568,11 +570,9 @@ def test_a_killed_worker_is_replaced(trained: Path, tmp_path: Path) -> None:
     words = (*words, "--store", store, "--workers", 2, "--no-dashboard")
     with start(*words, scratch=tmp_path) as command:
         assert wait_until(lambda: list(store.glob(commits)), SECONDS)
-        workers = [
-            process
-            for process in command.processes()
-            if process.pid != command.process.pid and process.children() == []
-        ]
-        workers[-1].kill()
+        workers = command.workers()
+        assert workers
+        for worker in workers:
+            worker.kill()
         assert command.wait(SECONDS) == 0, command.err
     assert promised(store) == promised(reference)
