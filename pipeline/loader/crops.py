@@ -56,8 +56,9 @@ class Crop:
             pictures whose short side is smaller (default: None, the share counts).
 
     Examples:
-        >>> tesserae.Crop("resized", area=(0.25, 1.0))
-        Crop(kind='resized', area=(0.25, 1.0), ratio=(0.75, 1.3333333333333333), share=1.0)
+        >>> crop = tesserae.Crop("resized", area=(0.25, 1.0))
+        >>> crop.kind, crop.area, crop.pixels
+        ('resized', (0.25, 1.0), None)
     """
 
     kind: str = "centre"

@@ -21,6 +21,7 @@ from workflows.studies.options import (
     ParityRecipe,
 )
 from workflows.studies.parallel.options import ParallelOptions
+from workflows.studies.perceptual.options import PerceptualOptions
 
 _UNRECORDED = "\nIt records nothing: if it is interrupted, it begins anew."
 """The end of the help text of a study whose results are only printed."""
@@ -53,6 +54,11 @@ COMMAND = Group(
             (AdversarialOptions,),
             "workflows.studies.gans.command:adversarial",
             "What does a critic add to the mean error of a colourisation?",
+        ),
+        "perceptual": Command(
+            (PerceptualOptions,),
+            "workflows.studies.perceptual.command:perceptual",
+            "Does a perceptual or an adversarial loss enlarge images better than one of pixels?",
         ),
         "devise": Command(
             (DeviseStudyOptions,),

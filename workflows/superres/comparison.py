@@ -21,7 +21,7 @@ MIN_WHITE_LEVELS = 8
 """The smallest error that is drawn white, in levels, so that rounding errors stay dark."""
 
 
-class Comparison(NamedTuple):
+class CropComparison(NamedTuple):
     """A grid of crops."""
 
     png: bytes
@@ -31,7 +31,9 @@ class Comparison(NamedTuple):
     """The absolute error of luma that is drawn white, in levels; larger ones are white, too."""
 
 
-def compare_crops(low: Tensor, interpolated: Tensor, enlarged: Tensor, high: Tensor) -> Comparison:
+def compare_crops(
+    low: Tensor, interpolated: Tensor, enlarged: Tensor, high: Tensor
+) -> CropComparison:
     """Return crops from where the bicubic enlargement and that of the network differ most.
 
     Args:
@@ -58,7 +60,7 @@ def compare_crops(low: Tensor, interpolated: Tensor, enlarged: Tensor, high: Ten
     ]
     squares = functional.interpolate(crop(low, 1), scale_factor=scale, mode="nearest")
     cells = torch.cat([*crops, *maps, squares]).byte().permute(0, 2, 3, 1)
-    return Comparison(grid_png(cells.cpu().numpy(), columns=COLUMNS), white)
+    return CropComparison(grid_png(cells.cpu().numpy(), columns=COLUMNS), white)
 
 
 def find_window(values: Tensor, height: int, width: int, step: int) -> tuple[int, int]:

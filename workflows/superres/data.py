@@ -178,7 +178,7 @@ def prepare_data(
     """
     arrays = _arrays_of(run_options)
     chosen = choose_arrays(run_options.store, arrays, options)
-    _check_critic(options, chosen)
+    check_critic(options, chosen)
     options.check_network(None)
     train = pair_loader(run_options.store, run_options.split, options, chosen, training=True)
     if not len(train):
@@ -258,7 +258,16 @@ def _held_out_loader(
     return None
 
 
-def _check_critic(options: SuperresOptions, arrays: PairArrays) -> None:
+def check_critic(options: SuperresOptions, arrays: PairArrays) -> None:
+    """Refuse patches that are too small for the critic.
+
+    Args:
+        options: The options of the stage.
+        arrays: The arrays that the pairs are made of.
+
+    Raises:
+        StoreError: The message names the size of the originals and `--patch-size`.
+    """
     original = arrays.scale * options.patch_size
     if options.adversarial_weight and original < MIN_SIDE:
         raise StoreError(

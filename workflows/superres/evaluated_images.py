@@ -59,8 +59,8 @@ class EvaluatedPair:
     """(1, 3, h * scale, w * scale) float32 RGB in whole levels."""
 
 
-class EvaluatedImages(Protocol):
-    """Images that can be read several times."""
+class PairSource(Protocol):
+    """A source of evaluated pairs that can be read several times."""
 
     @property
     def description(self) -> str:

@@ -25,8 +25,8 @@ from workflows.superres import bicubic
 from workflows.superres.choices import BLUR_JPEG
 from workflows.superres.comparison import compare_crops
 from workflows.superres.evaluated_images import (
-    EvaluatedImages,
     EvaluatedPair,
+    PairSource,
     SplitPairs,
     UnsuitableImageError,
     arrays_of_run,
@@ -156,9 +156,7 @@ def evaluate_for_report(
     )
 
 
-def _images_to_evaluate(
-    trained: TrainedUpscaler, options: EvaluationOptions
-) -> EvaluatedImages | None:
+def _images_to_evaluate(trained: TrainedUpscaler, options: EvaluationOptions) -> PairSource | None:
     if options.images is not None:
         return open_folder(options.images, options.low_images, trained.scale, options.samples)
     store = options.evaluation_store or trained.run.store(options.store)
@@ -177,7 +175,7 @@ def _images_to_evaluate(
 
 
 def evaluate_images(
-    trained: TrainedUpscaler, images: EvaluatedImages, judge: Judge | None, *, self_ensemble: bool
+    trained: TrainedUpscaler, images: PairSource, judge: Judge | None, *, self_ensemble: bool
 ) -> EvaluatedSet:
     """Return the measures of all images that can be evaluated.
 
@@ -283,7 +281,7 @@ def image_interval(values: Scores) -> Interval | None:
 
 def _metric_texts(
     evaluated: EvaluatedSet,
-    images: EvaluatedImages,
+    images: PairSource,
     trained: TrainedUpscaler,
     judge: Judge | None,
     options: EvaluationOptions,
@@ -407,7 +405,7 @@ def _image_table(evaluated: EvaluatedSet) -> Table:
 
 def _comparisons(
     evaluated: EvaluatedSet,
-    images: EvaluatedImages,
+    images: PairSource,
     trained: TrainedUpscaler,
     options: EvaluationOptions,
 ) -> Iterator[tuple[str, bytes]]:

@@ -51,7 +51,7 @@ _BYTES_OF_OTHERS = (7_000, 550)
 
 
 @dataclass(frozen=True)
-class Interval:
+class TileSpan:
     """The part of a tile along one axis, in input pixels."""
 
     start: int
@@ -84,9 +84,9 @@ class Interval:
 class Tile:
     """A rectangular part of an image that is enlarged at once."""
 
-    rows: Interval
+    rows: TileSpan
     """The part of its height."""
-    columns: Interval
+    columns: TileSpan
     """The part of its width."""
 
     def read(self, images: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ def tiles(height: int, width: int, side: int, margin: int) -> Iterator[Tile]:
             yield Tile(rows, part)
 
 
-def intervals(length: int, side: int, margin: int) -> list[Interval]:
+def intervals(length: int, side: int, margin: int) -> list[TileSpan]:
     """Return the parts of one axis, of which all but the last read equally many pixels.
 
     Args:
@@ -139,7 +139,7 @@ def intervals(length: int, side: int, margin: int) -> list[Interval]:
     step = -(-max(inside, 1) // count)
     bounds = [0, *(min(margin + k * step, length) for k in range(1, count)), length]
     return [
-        Interval(start, stop, max(start - margin, 0), min(stop + margin, length))
+        TileSpan(start, stop, max(start - margin, 0), min(stop + margin, length))
         for start, stop in pairwise(bounds)
         if start < stop
     ]

@@ -11,7 +11,13 @@ from pipeline.errors import TesseraeError
 from pipeline.filesystem import advice_for, replacing
 from workflows.runs.options import UpscaleOptions
 from workflows.runs.upscale import jpeg, png
-from workflows.runs.upscale.files import JPEG, Job, plan_jobs, require_writable, writes_one_file
+from workflows.runs.upscale.files import (
+    JPEG,
+    UpscaleJob,
+    plan_jobs,
+    require_writable,
+    writes_one_file,
+)
 from workflows.runs.upscale.images import ImageFileError, SourceImage, pixel_count, read_image
 from workflows.runs.upscale.strips import enlarged_strips
 from workflows.superres.model import TrainedUpscaler, open_upscaler
@@ -86,7 +92,7 @@ class _Upscaler:
         self._options = options
         self._trained = trained
 
-    def enlarge_all(self, jobs: list[Job]) -> int:
+    def enlarge_all(self, jobs: list[UpscaleJob]) -> int:
         """Enlarge all files whose result is missing; return the exit status of the command."""
         pending = [job for job in jobs if self._options.overwrite or not job.target.exists()]
         if len(pending) < len(jobs):
@@ -124,7 +130,7 @@ class _Upscaler:
         )
         return 1 if failures else 0
 
-    def _enlarge(self, job: Job, progress: Progress) -> None:
+    def _enlarge(self, job: UpscaleJob, progress: Progress) -> None:
         image = read_image(job.source)
         _require_format(job, image, self._trained.scale)
         if image.frames > 1:
@@ -149,7 +155,7 @@ class _Upscaler:
                 f" {side} px. Pass a smaller one, such as --tile {max(1, side // 2)}."
             ) from e
 
-    def _write(self, job: Job, image: SourceImage, progress: Progress) -> None:
+    def _write(self, job: UpscaleJob, image: SourceImage, progress: Progress) -> None:
         options, scale = self._options, self._trained.scale
         width, height = image.size
         writer = jpeg.JpegWriter if job.format == JPEG else png.PngWriter
@@ -175,7 +181,7 @@ class _Upscaler:
                 writing.write(strip)
 
 
-def _require_format(job: Job, image: SourceImage, scale: int) -> None:
+def _require_format(job: UpscaleJob, image: SourceImage, scale: int) -> None:
     """Refuse an image that the format of its file cannot hold."""
     width, height = (side * scale for side in image.size)
     limit = jpeg.MAX_SIDE if job.format == JPEG else png.MAX_SIDE
@@ -190,5 +196,5 @@ def _require_format(job: Job, image: SourceImage, scale: int) -> None:
         )
 
 
-def _other_format(job: Job) -> str:
+def _other_format(job: UpscaleJob) -> str:
     return "pass --format png" if job.format == JPEG else "cut it into parts"

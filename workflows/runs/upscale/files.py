@@ -24,7 +24,7 @@ _SUFFIX_OF = {PNG: ".png", JPEG: ".jpg"}
 
 
 @dataclass(frozen=True)
-class Job:
+class UpscaleJob:
     """An image file and the file that it becomes."""
 
     source: Path
@@ -35,7 +35,7 @@ class Job:
     """The format of the enlarged image, `png` or `jpeg`."""
 
 
-def plan_jobs(images: tuple[str, ...], out: Path, format: str | None) -> list[Job]:
+def plan_jobs(images: tuple[str, ...], out: Path, format: str | None) -> list[UpscaleJob]:
     """Return which image files become which files; nothing is written.
 
     An image of a folder keeps its path below that folder. A folder at *out* is left out if it lies
@@ -62,12 +62,12 @@ def plan_jobs(images: tuple[str, ...], out: Path, format: str | None) -> list[Jo
                 f"--out is {out} and --format is {format}: expected a name that ends in"
                 f" {_SUFFIX_OF[str(format)]}."
             )
-        jobs = [Job(paths[0], out, SUFFIXES[suffix])]
+        jobs = [UpscaleJob(paths[0], out, SUFFIXES[suffix])]
     else:
         _require_folder(out, suffix, several=not is_file)
         format = format or PNG
         jobs = [
-            Job(source, out / relative.with_suffix(_SUFFIX_OF[format]), format)
+            UpscaleJob(source, out / relative.with_suffix(_SUFFIX_OF[format]), format)
             for path in paths
             for source, relative in _images_of(path, out)
         ]
@@ -75,7 +75,7 @@ def plan_jobs(images: tuple[str, ...], out: Path, format: str | None) -> list[Jo
     return jobs
 
 
-def writes_one_file(jobs: list[Job], out: Path) -> bool:
+def writes_one_file(jobs: list[UpscaleJob], out: Path) -> bool:
     """Return True if the option `--out` names the file itself, not a folder.
 
     Args:
@@ -163,7 +163,7 @@ def _is_image(file: Path) -> bool:
     return detected is not None and detected.kind != formats.NOT_AN_IMAGE
 
 
-def _require_distinct(jobs: list[Job]) -> None:
+def _require_distinct(jobs: list[UpscaleJob]) -> None:
     by_target: dict[Path, Path] = {}
     sources = {job.source.resolve(): job.source for job in jobs}
     for job in jobs:

@@ -11,7 +11,7 @@ from pipeline.errors import TesseraeError
 from workflows.runs.upscale.files import (
     JPEG,
     PNG,
-    Job,
+    UpscaleJob,
     plan_jobs,
     require_writable,
     writes_one_file,
@@ -37,7 +37,7 @@ def test_a_single_image_becomes_a_file_or_goes_into_a_folder(tmp_path: Path) -> 
     for name, format in (("big.png", PNG), ("big.JPG", JPEG), ("big.jpeg", JPEG)):
         out = tmp_path / name
         jobs = plan_jobs((str(source),), out, None)
-        assert jobs == [Job(source, out, format)]
+        assert jobs == [UpscaleJob(source, out, format)]
         assert writes_one_file(jobs, out)
     assert planned(tmp_path / "out", source) == {"a.b.jpg": "a.b.png"}
     assert planned(tmp_path / "v1.0", source, format=JPEG) == {"a.b.jpg": "a.b.jpg"}
