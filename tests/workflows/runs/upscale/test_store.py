@@ -232,7 +232,6 @@ def test_another_network_of_the_same_name_is_refused(
     for (status, _, err), says in (
         (command("upscale", other, "--store", damageable, "--size", HIGH), "other weights"),
         (upscale(damageable, "--self-ensemble"), "self ensemble False, not True"),
-        (upscale(damageable, "--precision", "bfloat16"), "precision float32, not bfloat16"),
         (command(*large), "scale 2, not 4; other weights"),
     ):
         assert status == 1
