@@ -67,10 +67,8 @@ def block_outputs(model: nn.Module, cuts: Sequence[str], pixels: Tensor) -> list
 
     def hook_of(cut: str) -> Callable[[nn.Module, Any, Any], None]:
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-            if (
-                threading.get_ident() != thread or cut in outputs
-            ):  # another thread's, or a later one
-                return
+            if threading.get_ident() != thread or cut in outputs:
+                return  # it is of another thread, or of a later use of the block
             outputs[cut] = _tensor(output, cut)
             if len(outputs) == len(blocks):
                 raise _BlocksReached

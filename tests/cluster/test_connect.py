@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from distributed.comm import Comm, listen
 from distributed.comm import connect as open_comm
 
 from cluster import certificates
@@ -193,3 +196,35 @@ def test_secured_peers_refuse_unencrypted_connections(
             assert how["ssl_context"].minimum_version == ssl.TLSVersion.TLSv1_3
             with pytest.raises(RuntimeError, match="encryption required"):
                 asyncio.run(open_comm("tcp://127.0.0.1:1", **how))
+
+
+def test_a_peer_that_dies_before_the_handshake_does_no_harm(
+    authorities: tuple[Path, Path],
+) -> None:
+    """A scheduler accepts the next peer, and the reset connection leaves no warning."""
+    security = certificates.tls_security(authorities[0])
+
+    async def greet(comm: Comm) -> None:
+        await comm.write("hello")
+        await comm.close()
+
+    async def greeting_after_resets() -> object:
+        async with listen(
+            "tls://127.0.0.1:0", greet, **security.get_listen_args("scheduler")
+        ) as listener:
+            _, _, port = listener.contact_address.rpartition(":")
+            for sent in (b"", b"\x16"):
+                # The listener cannot accept before this coroutine awaits: it finds a dead peer.
+                with socket.create_connection(("127.0.0.1", int(port))) as peer:
+                    peer.sendall(sent)
+                    reset = struct.pack("ii", 1, 0)
+                    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            worker = await open_comm(
+                listener.contact_address, **security.get_connection_args("worker")
+            )
+            greeting: object = await worker.read()
+            await worker.close()
+            return greeting
+
+    assert asyncio.run(greeting_after_resets()) == "hello"
+    gc.collect()

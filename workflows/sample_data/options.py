@@ -58,7 +58,8 @@ class DemoOptions(SourceReadingOptions):
     )
     minutes: float = option(
         1.0,
-        "minutes of training, shared by three small networks; 0 skips training",
+        "minutes of training, shared by a GAN and DeViSE; a network that enlarges images is trained"
+        " for 200 steps for each of them; 0 skips training",
         minimum=0,
         metavar="MINUTES",
     )

@@ -6,6 +6,7 @@ Each maps RGB images of any size to images that are larger by a whole factor.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ RGB = 3
 """The number of channels of an image."""
 
 
-class Upscaler(nn.Module):
+class Upscaler(nn.Module, ABC):
     """A network that enlarges RGB images by a whole factor, with the enlarged input as its base.
 
     A subclass computes `details`. With a base, these are added to the image as bicubic
@@ -45,14 +46,15 @@ class Upscaler(nn.Module):
         reach = math.ceil(self._reach())
         return max(reach, 2) if self.base else reach
 
+    @abstractmethod
     def _reach(self) -> float:
         """Return the reach of `details`, in pixels of the input, which need not be whole."""
-        raise NotImplementedError
 
+    @abstractmethod
     def last_weights(self) -> list[nn.Parameter]:
         """Return the parameters of the last layer, whose output is 0 if all of them are."""
-        raise NotImplementedError
 
+    @abstractmethod
     def details(self, images: Tensor) -> Tensor:
         """Return the output without the base.
 
@@ -62,7 +64,6 @@ class Upscaler(nn.Module):
         Returns:
             (n, 3, h * scale, w * scale), in units of 255 levels, float32 unless autocast lowers it.
         """
-        raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
         """Return enlarged images.

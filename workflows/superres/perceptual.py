@@ -7,7 +7,6 @@ seen in its own detail, and are normalised as the network expects.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -79,24 +78,6 @@ FEATURE_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "rms": root_mean_square,
 }
 """The differences of features by name."""
-
-
-@dataclass(frozen=True)
-class FeatureBlocks:
-    """Blocks of a network whose features are compared, with their weights."""
-
-    names: tuple[str, ...]
-    """The names of the blocks, as `named_modules` of the model has them."""
-    weights: tuple[float, ...]
-    """The weight of each block in the sum."""
-
-    def __post_init__(self) -> None:
-        """Refuse another number of weights than of blocks."""
-        if len(self.names) != len(self.weights):
-            raise ValueError(
-                f"there are {len(self.weights)} weights for {len(self.names)} blocks: expected one"
-                " for each."
-            )
 
 
 class FeatureExtractor:

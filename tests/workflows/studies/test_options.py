@@ -20,6 +20,7 @@ REQUIRED = {
     "parallel": ["--source", "s"],
     "cut": ["--store", "s", "--trunk", "m", "--word-vectors", "w"],
     "fit": ["--source", "s"],
+    "perceptual": ["--store", "s", "--judges", "m", "n"],
 }
 """The required options of each study that has a small version."""
 GANS = {"seeds": 3, "max_images": 1_000, "width": 8, "batch_size": 32, "steps": 24}
@@ -34,6 +35,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "parallel": {"images": 48, "seeds": 2},
     "cut": {"rows": 400, "test_rows": 200},
     "fit": {"classes": 10, "images_per_class": 20, "epochs": 4, "seeds": 3},
+    "perceptual": {
+        "seeds": 2, "max_images": 200, "evaluated_images": 4, "network": "fsrcnn",
+        "patch_size": 24, "batch_size": 4, "minutes": 0.04,
+    },
 }  # fmt: skip
 """The values of the small versions, which finished runs in their folders depend on."""
 
@@ -69,6 +74,13 @@ def test_quick_sets_what_is_not_named(study: str) -> None:
     assert small == {**full, **SMALL[study], "quick": True}
 
 
+def another(value: Any) -> Any:
+    """Return a value that an option of the same kind may have."""
+    if isinstance(value, tuple):
+        return (*value, 999)
+    return "edsr" if isinstance(value, str) else value + 150
+
+
 @pytest.mark.parametrize("study", SMALL)
 @pytest.mark.parametrize("value", ["default", "another"])
 def test_named_options_count_with_quick_too(study: str, value: str) -> None:
@@ -77,7 +89,7 @@ def test_named_options_count_with_quick_too(study: str, value: str) -> None:
     for name, small in SMALL[study].items():
         named = getattr(full, name)
         if value == "another" or named is None:
-            named = (*small, 999) if isinstance(small, tuple) else small + 150
+            named = another(small)
         words = map(str, named if isinstance(named, tuple) else [named])
         options = parsed(study, "--quick", f"--{name.replace('_', '-')}", *words)
         assert options.as_dict() == {**full.as_dict(), **SMALL[study], name: named, "quick": True}
