@@ -146,7 +146,8 @@ class FeatureNetwork:
             backbone: The network.
             precision: `float32` or `bfloat16`, the number format of the computation.
         """
-        self._backbone = backbone
+        self.backbone = backbone
+        """The network."""
         self._precision = precision
         self.device = backbone.device
         self.batch_rows = backbone.batch_size
@@ -155,11 +156,11 @@ class FeatureNetwork:
     def compute(self, images: torch.Tensor, kind: str) -> NDArray[np.float32]:
         """Compute the features of images, (n, d) float32; `mirrored` ones of mirror images."""
         oriented = images.flip(3) if kind == "mirrored" else images
-        return compute_features(self._backbone, oriented, self._precision)
+        return compute_features(self.backbone, oriented, self._precision)
 
     def probe(self) -> str:
         """Return the features of two test images as base64 text."""
-        return compute_probe(self._backbone, self._precision)
+        return compute_probe(self.backbone, self._precision)
 
 
 class RowWorkspace:

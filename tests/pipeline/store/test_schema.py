@@ -36,6 +36,7 @@ from pipeline.store.ledger import read_ledger
 from pipeline.store.local import LocalObjects
 from pipeline.store.schema import SchemaError
 from pipeline.store.split import open_split
+from pipeline.store.upscaled import UpscaledCommit, UpscaledFinishRecord, UpscaledRecipe
 from tests.hostile import mutated_fields, values
 from tests.images import make_folder, prepare_inline
 from tests.pipeline.store.test_commit import COMMIT
@@ -84,6 +85,39 @@ FEATURES_DONE = FeatureFinishRecord(
         for name in sorted(layout.FEATURES.in_finish_record(FEATURES.name, "train", KINDS))
     ),
 )
+UPSCALED = UpscaledRecipe(
+    name="span-x4-32",
+    network="span",
+    weights="a" * 64,
+    step=9,
+    scale=4,
+    stored_size=8,
+    self_ensemble=False,
+    precision="float32",
+    images=RECIPE.digest,
+    shard_rows=8,
+    chunk_rows=4,
+)
+UPSCALED_COMMIT = UPSCALED.commit_of(
+    split="train",
+    shard=1,
+    plan=PLAN.digest,
+    pixels="0" * 32,
+    arrays={
+        "32": ObjectRecord(layout.UPSCALED.shard(UPSCALED.name, "train", "32", 1), 5, "0" * 32)
+    },
+)
+UPSCALED_DONE = UPSCALED.finish_record_of(
+    split="train",
+    plan=PLAN.digest,
+    num_rows=11,
+    kinds=UPSCALED.kinds,
+    parts="0" * 32,
+    objects=tuple(
+        ObjectRecord(name, 5, "0" * 32)
+        for name in sorted(layout.UPSCALED.in_finish_record(UPSCALED.name, "train", UPSCALED.kinds))
+    ),
+)
 DOCUMENTS: dict[str, tuple[Any, Any]] = {
     "recipe": (RECIPE, recipe.decode_recipe),
     "recipe of format 1": (
@@ -104,6 +138,18 @@ DOCUMENTS: dict[str, tuple[Any, Any]] = {
     "done of features": (
         FEATURES_DONE,
         lambda *a: derived.decode_document(FeatureFinishRecord, *a),
+    ),
+    "recipe of upscaled images": (
+        UPSCALED,
+        lambda *a: derived.decode_document(UpscaledRecipe, *a),
+    ),
+    "commit of upscaled images": (
+        UPSCALED_COMMIT,
+        lambda *a: derived.decode_document(UpscaledCommit, *a),
+    ),
+    "done of upscaled images": (
+        UPSCALED_DONE,
+        lambda *a: derived.decode_document(UpscaledFinishRecord, *a),
     ),
 }
 """A valid document of each kind, and the function that decodes it."""
