@@ -71,8 +71,8 @@ classify-images: .images .ready-devise ## Say what the images in DATA are, with 
 	$(TESSERAE) classify "$(or $(RUN),runs/classify)" "$(DATA)" $(ARGS)
 
 .PHONY: upscale
-upscale: .images .ready-train ## Enlarge the images in DATA with the network of RUN, into the folder upscaled
-	$(TESSERAE) upscale "$(or $(RUN),runs/superres)" "$(DATA)" --out upscaled $(ARGS)
+upscale: $(if $(STORE),.store,.images) .ready-train ## Enlarge DATA into the folder upscaled, or STORE to SIZES (288) px, with RUN
+	$(TESSERAE) upscale "$(or $(RUN),runs/superres)" $(if $(STORE),--store "$(STORE)" --size $(or $(SIZES),288) $(if $(SPLIT),--split $(SPLIT)) $(if $(GPUS),--gpus $(GPUS)) $(if $(WORKERS),--workers $(WORKERS)) $(where),"$(DATA)" --out upscaled) $(ARGS)
 
 .PHONY: colourise
 colourise: .store .ready-train ## Train a colourisation network on STORE; variables as for wgan

@@ -262,8 +262,13 @@ def extract_features(context: Context, trunk: str, precision: str) -> None:
     from pipeline.backbone.load import open_backbone
     from pipeline.features import extract
     from pipeline.features.probes import probe_distance
-    from pipeline.features.shard_task import extract_shard
-    from pipeline.features.worker import FeatureTaskConfig, compute_probe, open_workspace
+    from pipeline.features.shard_task import compute_shard
+    from pipeline.features.worker import (
+        FeatureNetwork,
+        FeatureTaskConfig,
+        compute_probe,
+        open_workspace,
+    )
     from pipeline.store import records
     from pipeline.store.features import FeatureOptions
     from pipeline.store.open import open_objects
@@ -273,37 +278,39 @@ def extract_features(context: Context, trunk: str, precision: str) -> None:
     options = FeatureOptions(stored_size=size, precision=precision)
     recipe = extract.resolve_feature_recipe(objects, "train", on_cpu, options)
     plan = records.load_plan(objects, "train")
-    run = extract.new_features_run(recipe.name, "train")
+    run = extract.new_run(recipe, "train")
     objects = open_objects(context.store, run)
     objects.begin()
-    extract.write_features_metadata(objects, recipe, plan, ("plain",))
+    extract.write_metadata(objects, recipe, plan, ("plain",))
     task = FeatureTaskConfig(
         store=context.store, split="train", run=run, name=recipe.name, trunk=trunk,
         kinds=("plain",), gpu=context.is_gpu,
     )  # fmt: skip
     first, *measured = extract.missing_shards(objects, recipe, plan, ("plain",))
-    extract_shard(task, first)
+    compute_shard(task, first)
     rates = []
     for shard in measured:
         started = context.now()
-        rates.append(extract_shard(task, shard).num_rows / (context.now() - started))
+        rates.append(compute_shard(task, shard).num_rows / (context.now() - started))
     extract.finish(objects, recipe, plan)
     objects.end()
     if precision == "float32":
         (context.folder / "features.txt").write_text(recipe.name)
     workspace = open_workspace(task)
+    network = workspace.network
+    assert isinstance(network, FeatureNetwork)
     distance = probe_distance(compute_probe(on_cpu, precision), workspace.probe)
     comparison = "not comparable with the CPU's"
     if distance is not None:
         comparison = f"distance from the CPU's {distance:.2g}"
-    alone = network_rates(context, workspace.backbone, precision)
+    alone = network_rates(context, network.backbone, precision)
     context.report(
         f"shards, {precision}", rates, "images/s",
         f"{ratio_text(rates, alone, 'the network alone')}, {comparison}",
     )  # fmt: skip
     context.report(
         f"the network alone, {precision}", alone, "images/s",
-        f"batches of {workspace.backbone.batch_size} on the device",
+        f"batches of {network.backbone.batch_size} on the device",
     )  # fmt: skip
 
 

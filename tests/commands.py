@@ -35,6 +35,7 @@ TRAINING = frozenset(
         "report",
         "sample-images",
         "loader",
+        "upscale",
     }
 )
 """Subcommands that import torch."""

@@ -103,6 +103,7 @@ def test_every_target_is_phony():
             'train devise "/s" --trunk "/t" --word-vectors "/w" --run "/r"',
         ),
         (["features", "STORE=/s", "TRUNK=/t", "GPUS=1"], 'features "/s" --trunk "/t" --gpus 1'),
+        (["upscale", "STORE=/s", "RUN=/r"], 'upscale "/r" --store "/s" --size 288'),
         (["search", "RUN=/r", "ARGS=--port 9"], 'search "/r" --serve --port 9'),
         (["words", "STORE=/s", "WORDS=/w"], 'words "/s" --word-vectors "/w"'),
         (["report", "RUN=/r", "ARGS=--samples 9"], 'report "/r" --samples 9'),

@@ -1,7 +1,7 @@
 """The pixels of one shard, read once from its beginning to its end.
 
 A repair may rewrite the images while they are read. So each chunk is compared with its checksum
-before it is used, and all bytes together with the digest in the images' commit: no features are
+before it is used, and all bytes together with the digest in the images' commit: no rows are
 computed from a damaged shard, from another one, or from a mixture.
 """
 
@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-import threading
 from collections.abc import Iterable, Iterator
-from typing import Generic, TypeVar
 
 import numpy as np
 import xxhash
@@ -27,8 +25,6 @@ from pipeline.store.shard import ABSENT, decode_index, index_bytes
 
 READ_ROWS = 64
 """The minimum number of rows that are read at once."""
-
-Item = TypeVar("Item")
 
 
 def read_chunks(
@@ -140,7 +136,7 @@ def damaged_images(record: ObjectRecord) -> StoreDamagedError:
     """
     return StoreDamagedError(
         f"{record.name} differs from its commit: it is damaged, missing, or being repaired."
-        " `tesserae verify` says which. Features are computed from intact images only."
+        " `tesserae verify` says which. Networks read intact images only."
     )
 
 
@@ -170,22 +166,3 @@ def batches(
             indices, images = [], []
     if images:
         yield np.array(indices), np.stack(images)
-
-
-class ThreadSafeIterator(Generic[Item]):
-    """An iterator that several threads share: each item goes to one of them.
-
-    One thread computes while the next one reads.
-    """
-
-    def __init__(self, items: Iterable[Item]) -> None:
-        """Take the iterator of *items*, which nothing else may advance from now on."""
-        self._items = iter(items)
-        self._lock = threading.Lock()
-
-    def __iter__(self) -> Iterator[Item]:
-        return self
-
-    def __next__(self) -> Item:
-        with self._lock:
-            return next(self._items)

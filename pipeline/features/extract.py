@@ -1,12 +1,12 @@
-"""The steps of a run that extracts the features of a split, in the order in which it takes them.
+"""The steps of a run that computes derived rows of a split, in the order in which it takes them.
 
-resolve_feature_recipe    the recipe, with the name of the features that the store has already
-write_features_metadata   the recipe and the metadata of the arrays, before the first task
+resolve_feature_recipe    the recipe of features, with the name that the store has already
+write_metadata            the recipe and the metadata of the arrays, before the first task
 damaged_objects           with --repair: the objects to recompute
-missing_shards            the shards that lack features
-remove_feature_shards     objects that no commit lists, since tasks never replace an object
-feature_jobs              a task for each of these shards
-finish                    the record that the features of the split are complete
+missing_shards            the shards that lack rows
+remove_shards             objects that no commit lists, since tasks never replace an object
+row_jobs                  a task for each of these shards
+finish                    the record that the rows of the split are complete
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from dataclasses import replace
 from pipeline.backbone.network import Backbone
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.features.probes import KEY
-from pipeline.features.shard_task import extract_shard, intact_feature_arrays
-from pipeline.features.worker import FeatureTaskConfig
+from pipeline.features.shard_task import compute_shard, intact_arrays
+from pipeline.features.worker import RowTaskConfig
 from pipeline.ingest.finish import all_commits, parts_digest, put_changed
 from pipeline.jobs import Job
 from pipeline.loader.crops import Crop
-from pipeline.store import arrays, features, layout, records
+from pipeline.store import arrays, derived, features, records
+from pipeline.store.derived import DerivedFinishRecord, DerivedRecipe
 from pipeline.store.encoding import fitting_encoding, parse_encoding
-from pipeline.store.features import KINDS, FeatureFinishRecord, FeatureOptions, FeatureRecipe
+from pipeline.store.features import FeatureOptions, FeatureRecipe
 from pipeline.store.fingerprint import fingerprint, is_intact
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
@@ -146,54 +147,56 @@ def _stored_feature_recipe(objects: Objects, recipe: FeatureRecipe) -> FeatureRe
     return None
 
 
-def new_features_run(name: str, split: str) -> str:
+def new_run(recipe: DerivedRecipe, split: str) -> str:
     """Return a new unique name for a run, which marks its temporary files and its tasks.
 
     Args:
-        name: The name of the features, that of their folder in `features/` of the store.
+        recipe: The recipe of the rows.
         split: The name of the split.
 
     Returns:
-        `features.<name>.<split>-` and eight random hexadecimal digits.
+        `<folder of the family>.<name>.<split>-` and eight random hexadecimal digits.
     """
-    return f"{lease_name(name, split)}-{uuid.uuid4().hex[:8]}"
+    return f"{lease_name(recipe, split)}-{uuid.uuid4().hex[:8]}"
 
 
-def lease_name(name: str, split: str) -> str:
-    """Return the name of the lock in the store that a run holds to extract features of a split.
+def lease_name(recipe: DerivedRecipe, split: str) -> str:
+    """Return the name of the lock in the store that a run holds to compute rows of a split.
 
     Args:
-        name: The name of the features, that of their folder in `features/` of the store.
+        recipe: The recipe of the rows.
         split: The name of the split.
 
     Returns:
-        `features.<name>.<split>`, for `pipeline.store.lease.lease`.
+        `<folder of the family>.<name>.<split>`, such as `features.resnet50-0123456789ab.train`, for
+        `pipeline.store.lease.lease`.
     """
-    return f"features.{name}.{split}"
+    return f"{recipe.family.names.folder}.{recipe.name}.{split}"
 
 
-def write_features_metadata(
-    objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]
+def write_metadata(
+    objects: Objects, recipe: DerivedRecipe, plan: Plan, kinds: Iterable[str]
 ) -> None:
     """Write the recipe and the metadata that readers need into the store, before the first task.
 
-    They are `features/<name>/recipe.json` and the `zarr.json` of each array and group. A recipe
-    that is missing or damaged is written, and metadata that differ are replaced.
+    They are `recipe.json` in the folder of the set and the `zarr.json` of each array and group. A
+    recipe that is missing or damaged is written, and metadata that differ are replaced.
 
     Args:
         objects: The objects of the store, whose `begin` was called.
-        recipe: The recipe of the features.
+        recipe: The recipe of the rows.
         plan: The plan of the split.
-        kinds: The kinds of features that get metadata, of `plain` and `mirrored`, such as
-            `("plain",)`; other names are not refused.
+        kinds: The kinds of rows that get metadata, of the recipe's `kinds`; other names are not
+            refused.
 
     Raises:
-        StoreMismatchError: Features of another recipe have this name; nothing is written.
+        StoreMismatchError: Rows of another recipe have this name; nothing is written.
         StoreError: The store cannot be written.
     """
-    name = layout.features_recipe(recipe.name)
+    family = recipe.family
+    name = family.names.recipe(recipe.name)
     try:
-        stored = features.load_feature_recipe(objects, recipe.name)
+        stored = derived.load_recipe(objects, type(recipe), recipe.name)
     except StoreMismatchError:
         raise
     except StoreDamagedError:
@@ -203,81 +206,81 @@ def write_features_metadata(
     else:
         if stored.digest != recipe.digest:
             raise StoreMismatchError(
-                f"{name} holds features with digest {stored.digest}: expected {recipe.digest}."
-                " Move its folder away."
+                f"{name} holds {family.noun} with digest {stored.digest}: expected"
+                f" {recipe.digest}. Move its folder away."
             )
-    for file, data in arrays.feature_arrays(recipe, plan, kinds):
+    for file, data in arrays.derived_arrays(recipe, plan, kinds):
         put_changed(objects, file, data)
 
 
-def recorded_probe(objects: Objects, recipe: FeatureRecipe) -> str:
-    """Return the probe that a commit of these features records, of any split.
+def recorded_probe(objects: Objects, recipe: DerivedRecipe) -> str:
+    """Return the probe that a commit of these rows records, of any split.
 
     A probe is what the network computed for two test images on the machine that wrote the commit.
 
     Args:
         objects: The objects of the store.
-        recipe: The recipe of the features.
+        recipe: The recipe of the rows.
 
     Returns:
         Base64 text, as `pipeline.features.probes.encode_probe` returns it; the empty string if
         there is no commit with a probe.
 
     Raises:
-        StoreError: The plan of a split that has some of these features is missing or damaged, or a
+        StoreError: The plan of a split that has some of these rows is missing or damaged, or a
             commit has a format that this version does not read.
     """
-    for split in features.splits_of(objects).get(recipe.name, []):
+    for split in derived.splits_of(objects, recipe.family).get(recipe.name, []):
         plan = records.load_plan(objects, split)
-        for commit in features.load_feature_commits(objects, recipe, plan).values():
+        for commit in derived.load_commits(objects, recipe, plan).values():
             if isinstance(probe := commit.provenance.get(KEY), str):
                 return probe
     return ""
 
 
 def missing_shards(
-    objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]
+    objects: Objects, recipe: DerivedRecipe, plan: Plan, kinds: Iterable[str]
 ) -> list[int]:
     """Return the numbers of the shards to compute, ascending; empty if all are complete.
 
-    They lack features of one of *kinds*, or their images have changed since. Only the sizes of
+    They lack rows of one of *kinds*, or their images have changed since. Only the sizes of
     objects are compared, not their bytes.
 
     Args:
         objects: The objects of the store.
-        recipe: The recipe of the features.
+        recipe: The recipe of the rows.
         plan: The plan of the split.
-        kinds: The kinds that every shard must have, of `plain` and `mirrored`, such as
-            `("plain",)`; without any, all shards are complete.
+        kinds: The kinds that every shard must have, such as `("plain",)`; without any, all shards
+            are complete.
 
     Raises:
         StoreError: A commit has a format that this version does not read, or the request to an
             object store failed.
     """
     required = set(kinds)
-    committed = intact_feature_kinds(objects, recipe, plan)
+    committed = intact_kinds(objects, recipe, plan)
     return [shard for shard, shard_kinds in enumerate(committed) if not required <= shard_kinds]
 
 
-def intact_feature_kinds(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> list[set[str]]:
+def intact_kinds(objects: Objects, recipe: DerivedRecipe, plan: Plan) -> list[set[str]]:
     """Return the intact kinds of each shard: committed, and of the images that the store has now.
 
     Only the sizes of objects are compared; `damaged_objects` compares their bytes.
 
     Args:
         objects: The objects of the store.
-        recipe: The recipe of the features.
+        recipe: The recipe of the rows.
         plan: The plan of the split.
 
     Returns:
-        A set for each shard of the plan, in order, of `plain` and `mirrored`; empty for a shard
-        that has neither.
+        A set for each shard of the plan, in order, of the recipe's `kinds`; empty for a shard that
+        has none.
 
     Raises:
         StoreError: A commit has a format that this version does not read, or the request to an
             object store failed.
     """
-    commits = features.load_feature_commits(objects, recipe, plan)
+    commits = derived.load_commits(objects, recipe, plan)
     images = records.load_commits(objects, plan)
     array = recipe.array_name
 
@@ -289,20 +292,20 @@ def intact_feature_kinds(objects: Objects, recipe: FeatureRecipe, plan: Plan) ->
         pixels = image_commit.shard_objects.get(array)
         if pixels is None or commit.pixels != pixels.digest:
             return set()
-        return set(intact_feature_arrays(objects, commit))
+        return set(intact_arrays(objects, commit))
 
     with ThreadPoolExecutor(records.READERS) as pool:
         return list(pool.map(kinds_of, range(plan.num_shards)))
 
 
-def damaged_objects(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> list[str]:
-    """Read all objects that the commits of these features list; return the names of damaged ones.
+def damaged_objects(objects: Objects, recipe: DerivedRecipe, plan: Plan) -> list[str]:
+    """Read all objects that the commits of these rows list; return the names of damaged ones.
 
-    Of a split's shards, those without a readable commit of the features are left out.
+    Of a split's shards, those without a readable commit of the rows are left out.
 
     Args:
         objects: The objects of the store.
-        recipe: The recipe of the features.
+        recipe: The recipe of the rows.
         plan: The plan of the split.
 
     Returns:
@@ -315,7 +318,7 @@ def damaged_objects(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> list
             object store failed.
         OSError: The disk reports an error.
     """
-    commits = features.load_feature_commits(objects, recipe, plan)
+    commits = derived.load_commits(objects, recipe, plan)
     written = [record for commit in commits.values() for record in commit.arrays.values()]
     with ThreadPoolExecutor(records.READERS) as pool:
         intact = pool.map(lambda record: is_intact(objects, record), written)
@@ -324,70 +327,74 @@ def damaged_objects(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> list
         ]
 
 
-def remove_feature_shards(
-    objects: Objects, recipe: FeatureRecipe, plan: Plan, names: Iterable[str]
+def remove_shards(
+    objects: Objects, recipe: DerivedRecipe, plan: Plan, names: Iterable[str]
 ) -> None:
     """Remove shard objects that must be computed again, since tasks never replace an object.
 
-    The record that the features of the split are complete
-    (`features/<name>/splits/<split>.done.json`) is removed first if it lists the kind of one of
-    them.
+    The record that the rows of the split are complete is removed first if it lists the kind of one
+    of them.
 
     Args:
         objects: The objects of the store.
-        recipe: The recipe of the features.
+        recipe: The recipe of the rows.
         plan: The plan of the split.
         names: The names of the objects in the store. Those that do not exist, or lie outside the
-            folders of these features of the split, are ignored.
+            folders of these rows of the split, are ignored.
 
     Raises:
         StoreError: An object cannot be removed.
     """
-    folders = {kind: layout.features_array(recipe.name, plan.split, kind) for kind in KINDS}
+    layout = recipe.family.names
+    folders = {kind: layout.array(recipe.name, plan.split, kind) for kind in recipe.kinds}
     existing = {name for folder in folders.values() for name in objects.names(folder)}
     obsolete = sorted(existing & set(names))
     recorded = tuple(f"{folders[kind]}/" for kind in recorded_kinds(objects, recipe, plan))
     if any(name.startswith(recorded) for name in obsolete):
-        objects.remove(layout.features_done(recipe.name, plan.split))
+        objects.remove(layout.done(recipe.name, plan.split))
     for name in obsolete:
         objects.remove(name)
 
 
-def recorded_kinds(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> tuple[str, ...]:
-    """Return the kinds that the record of the split's complete features lists.
+def recorded_kinds(objects: Objects, recipe: DerivedRecipe, plan: Plan) -> tuple[str, ...]:
+    """Return the kinds that the record of the split's complete rows lists.
 
     If that record is damaged, they are the kinds that every commit of the split has.
 
     Args:
         objects: The objects of the store.
-        recipe: The recipe of the features.
+        recipe: The recipe of the rows.
         plan: The plan of the split.
 
     Returns:
-        Some of `plain` and `mirrored`; empty without a record, or if it is damaged and there is no
+        Some of the recipe's `kinds`; empty without a record, or if it is damaged and there is no
         commit.
 
     Raises:
         StoreError: A record has a format that this version does not read.
     """
     try:
-        done = features.load_feature_finish_record(objects, recipe.name, plan.split)
+        done = derived.load_finish_record(objects, type(recipe), recipe.name, plan.split)
     except StoreDamagedError:
-        commits = features.load_feature_commits(objects, recipe, plan).values()
-        return tuple(k for k in KINDS if commits and all(k in commit.arrays for commit in commits))
+        commits = derived.load_commits(objects, recipe, plan).values()
+        return tuple(
+            kind
+            for kind in recipe.kinds
+            if commits and all(kind in commit.arrays for commit in commits)
+        )
     return () if done is None else done.kinds
 
 
-def obsolete_feature_shards(
-    objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]
+def obsolete_shards(
+    objects: Objects, recipe: DerivedRecipe, plan: Plan, kinds: Iterable[str]
 ) -> list[str]:
     """Return the names of shard objects of *kinds* that no commit of the present images lists.
 
     Args:
         objects: The objects of the store.
-        recipe: The recipe of the features.
+        recipe: The recipe of the rows.
         plan: The plan of the split.
-        kinds: The kinds of features, of `plain` and `mirrored`, such as `("plain",)`.
+        kinds: The kinds of rows, such as `("plain",)`.
 
     Returns:
         Names in the store, such as `features/<name>/features.zarr/train/plain/c.0.0`, ordered by
@@ -397,24 +404,25 @@ def obsolete_feature_shards(
         StoreError: A commit has a format that this version does not read, or the request to an
             object store failed.
     """
-    committed = intact_feature_kinds(objects, recipe, plan)
+    committed = intact_kinds(objects, recipe, plan)
     return [
-        layout.features_shard(recipe.name, plan.split, kind, shard)
+        recipe.family.names.shard(recipe.name, plan.split, kind, shard)
         for shard, shard_kinds in enumerate(committed)
         for kind in kinds
         if kind not in shard_kinds
     ]
 
 
-def feature_jobs(config: FeatureTaskConfig, shards: Sequence[int], slots: int = 1) -> list[Job]:
-    """Return the jobs that compute the features of *shards*, one for each shard, in their order.
+def row_jobs(config: RowTaskConfig, shards: Sequence[int], slots: int = 1) -> list[Job]:
+    """Return the jobs that compute the rows of *shards*, one for each shard, in their order.
 
-    Nothing is submitted: the jobs, named `features-<split>-<shard>` with six digits for the shard,
-    are for `pipeline.jobs.run_jobs`, which yields a `FeatureReport` for each that succeeds. On a
-    worker each job requires one unit of the Dask resource `GPU` if `config.gpu` is True.
+    Nothing is submitted: the jobs, named `<folder of the family>-<split>-<shard>` with six digits
+    for the shard, are for `pipeline.jobs.run_jobs`, which yields a `RowsReport` for each that
+    succeeds. On a worker each job requires one unit of the Dask resource `GPU` if `config.gpu` is
+    True.
 
     Args:
-        config: The arguments of the run, which `extract_shard` describes.
+        config: The arguments of the run, which `compute_shard` describes.
         shards: The numbers of the shards, from 0; without any there are no jobs.
         slots: The number of tasks that run at once, at least 1 (default: 1). If fewer are left for
             the last round, they share all the threads, so that no CPU core is idle.
@@ -424,8 +432,8 @@ def feature_jobs(config: FeatureTaskConfig, shards: Sequence[int], slots: int = 
     threads = slots // num_in_last_round if num_in_last_round else 1
     return [
         Job(
-            f"features-{config.split}-{shard:06d}",
-            extract_shard,
+            f"{config.family.names.folder}-{config.split}-{shard:06d}",
+            compute_shard,
             (config, shard, threads if index >= len(shards) - num_in_last_round else 1),
             options,
         )
@@ -433,53 +441,52 @@ def feature_jobs(config: FeatureTaskConfig, shards: Sequence[int], slots: int = 
     ]
 
 
-def finish(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> FeatureFinishRecord:
-    """Write the record that a split's features are complete, for the kinds that all shards have.
+def finish(objects: Objects, recipe: DerivedRecipe, plan: Plan) -> DerivedFinishRecord:
+    """Write the record that a split's rows are complete, for the kinds that all shards have.
 
-    The record, `features/<name>/splits/<split>.done.json`, is written last and durably; metadata
-    that differ are replaced before. An equal record is left as it is.
+    The record is written last and durably; metadata that differ are replaced before. An equal
+    record is left as it is.
 
     Args:
         objects: The objects of the store, whose `begin` was called.
-        recipe: The recipe of the features.
+        recipe: The recipe of the rows.
         plan: The plan of the split.
 
     Returns:
-        The record, whose `kinds` are those of `plain` and `mirrored` that are complete.
+        The record, whose `kinds` are those that are complete.
 
     Raises:
-        StoreError: No kind of features is committed for every shard, the images were rebuilt
+        StoreError: No kind of rows is committed for every shard, the images were rebuilt
             meanwhile, or the store cannot be written.
     """
-    committed = intact_feature_kinds(objects, recipe, plan)
-    kinds = tuple(kind for kind in KINDS if all(kind in shard_kinds for shard_kinds in committed))
+    committed = intact_kinds(objects, recipe, plan)
+    family, layout = recipe.family, recipe.family.names
+    kinds = tuple(kind for kind in recipe.kinds if all(kind in kinds_of for kinds_of in committed))
     if not kinds:
         absent = [
-            shard for shard, shard_kinds in enumerate(committed) if KINDS[0] not in shard_kinds
+            shard for shard, kinds_of in enumerate(committed) if recipe.kinds[0] not in kinds_of
         ]
         raise StoreError(
-            f"features {recipe.name} of split {plan.split!r} are not finished: {len(absent)} of"
-            f" {plan.num_shards} shards are not committed (the first is {min(absent, default=0)})."
-            " Run the same `tesserae features` again to continue."
+            f"{family.noun} {recipe.name} of split {plan.split!r} are not finished: {len(absent)}"
+            f" of {plan.num_shards} shards are not committed (the first is"
+            f" {min(absent, default=0)}). Run the same `{family.command}` again to continue."
         )
-    text = features.load_feature_recipe(objects, recipe.name).encode()
-    written = [(layout.features_recipe(recipe.name), text)]
-    for name, data in arrays.feature_arrays(recipe, plan, kinds):
+    text = derived.load_recipe(objects, type(recipe), recipe.name).encode()
+    written = [(layout.recipe(recipe.name), text)]
+    for name, data in arrays.derived_arrays(recipe, plan, kinds):
         put_changed(objects, name, data)
         written.append((name, data))
-    done = FeatureFinishRecord(
-        features=recipe.digest,
+    done = recipe.finish_record_of(
         split=plan.split,
         plan=plan.digest,
         num_rows=plan.num_rows,
         kinds=kinds,
         parts=_table_parts_digest(objects, plan),
         objects=tuple(fingerprint(name, data) for name, data in written),
-        format=recipe.format,
     )
     # The record lists only durable objects, so it is written after they are synced.
-    _sync(objects, done, layout.features_commits(recipe.name, plan.split))
-    name = layout.features_done(recipe.name, plan.split)
+    _sync(objects, done, layout.commits(recipe.name, plan.split))
+    name = layout.done(recipe.name, plan.split)
     put_changed(objects, name, done.encode())
     objects.sync(name.rpartition("/")[0])
     return done
@@ -496,8 +503,8 @@ def _table_parts_digest(objects: Objects, plan: Plan) -> str:
     return done.parts
 
 
-def is_done(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]) -> bool:
-    """Return True if the features of *kinds* are complete for a split, without reading shards.
+def is_done(objects: Objects, recipe: DerivedRecipe, plan: Plan, kinds: Iterable[str]) -> bool:
+    """Return True if the rows of *kinds* are complete for a split, without reading shards.
 
     The record of completeness, recipe and metadata are read, and the sizes of shards compared, of
     all kinds that the record lists. It is False, too, if a record is damaged, a shard of any of
@@ -505,9 +512,9 @@ def is_done(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable
 
     Args:
         objects: The objects of the store.
-        recipe: The recipe of the features.
+        recipe: The recipe of the rows.
         plan: The plan of the split.
-        kinds: The kinds that are required, of `plain` and `mirrored`, such as `("plain",)`.
+        kinds: The kinds that are required, such as `("plain",)`.
 
     Raises:
         StoreError: A record has a format that this version does not read, or the request to an
@@ -515,15 +522,13 @@ def is_done(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable
         OSError: The disk reports an error.
     """
     try:
-        done = features.load_feature_finish_record(objects, recipe.name, plan.split)
+        done = derived.load_finish_record(objects, type(recipe), recipe.name, plan.split)
         images = records.load_finish_record(objects, plan.split)
     except StoreDamagedError:
         return False
     if done is None or images is None or done.parts != images.parts:
         return False
-    if (done.features, done.plan) != (recipe.digest, plan.digest) or not set(kinds) <= {
-        *done.kinds
-    }:
+    if (done.recipe, done.plan) != (recipe.digest, plan.digest) or not set(kinds) <= {*done.kinds}:
         return False
     recorded = all(is_intact(objects, written) for written in done.objects)
     return recorded and not missing_shards(objects, recipe, plan, done.kinds)
@@ -548,7 +553,7 @@ def explain_extraction(
     stored = {}
     for name in features.names(objects):
         with suppress(StoreError):  # `tesserae verify` reports damaged ones
-            done = features.load_feature_finish_record(objects, name, plan.split)
+            done = derived.load_finish_record(objects, FeatureRecipe, name, plan.split)
             if done is not None:
                 stored[name] = features.load_feature_recipe(objects, name), done
     if not stored:
@@ -599,7 +604,7 @@ def _differences(stored: FeatureRecipe, requested: FeatureRecipe) -> list[str]:
     return differences
 
 
-def _sync(objects: Objects, done: FeatureFinishRecord, commits: str) -> None:
+def _sync(objects: Objects, done: DerivedFinishRecord, commits: str) -> None:
     """Sync the folders of all objects that *done* will list.
 
     Their writers may have been killed between the rename and the sync of the folder.

@@ -1,7 +1,7 @@
-"""The features of two probe images on one machine, to compare its network with another machine's.
+"""The rows of two probe images on one machine, to compare its network with another machine's.
 
 A probe is stored with each commit. Sums differ slightly between machines. If they differ by more,
-because of another torch or device, the features of the two machines cannot be mixed. This module
+because of another torch or device, the rows of the two machines cannot be mixed. This module
 imports no torch.
 """
 
@@ -17,22 +17,20 @@ from numpy.typing import NDArray
 KEY = "probe"
 """The key of the probe in the provenance of a commit; commits of early versions lack it."""
 MAX_NUMBERS = 64
-"""The maximum number of features that a probe keeps of each image, evenly spaced."""
-TOLERANCES = {"float32": 1e-2, "bfloat16": 1e-1}
-"""The largest relative distance of the probes of two machines, by precision."""
+"""The maximum number of values that a probe keeps of each image, evenly spaced."""
 
 
-def encode_probe(features: NDArray[np.float32]) -> str:
-    """Encode up to 64 evenly spaced features of each probe image as base64 text.
+def encode_probe(rows: NDArray[np.float32]) -> str:
+    """Encode up to 64 evenly spaced values of the rows of each probe image as base64 text.
 
     Args:
-        features: The features of the probe images, (n, d) float32, d at least 1.
+        rows: The rows of the probe images, such as features, (n, d) float32, d at least 1.
 
     Returns:
         The base64 text of the selected numbers, float32 little-endian, image after image.
     """
-    step = max(1, -(-features.shape[1] // MAX_NUMBERS))
-    sampled = np.ascontiguousarray(features[:, ::step], "<f4")
+    step = max(1, -(-rows.shape[1] // MAX_NUMBERS))
+    sampled = np.ascontiguousarray(rows[:, ::step], "<f4")
     return base64.b64encode(sampled.tobytes()).decode("ascii")
 
 
@@ -55,21 +53,21 @@ def probe_distance(first: Any, second: Any) -> float | None:
     return float(np.linalg.norm(a - b)) / norm if norm else 0.0
 
 
-def probes_differ(first: Any, second: Any, precision: str) -> bool:
-    """Return True if two machines compute different features, by their probes.
+def probes_differ(first: Any, second: Any, tolerance: float) -> bool:
+    """Return True if two machines compute different rows, by their probes.
 
     Args:
         first: An encoded probe, or anything else that a commit holds in its place, such as None.
         second: The same of the other machine.
-        precision: The precision of the features, `float32` or `bfloat16`, which decides the
-            tolerance of the relative distance: 0.01 or 0.1.
+        tolerance: The largest relative distance of equal machines, the `probe_tolerance` of the
+            recipe of the rows.
 
     Returns:
         True if the probes differ by more than the tolerance; False also if they cannot be compared,
         as `probe_distance` explains.
     """
     distance = probe_distance(first, second)
-    return distance is not None and distance > TOLERANCES[precision]
+    return distance is not None and distance > tolerance
 
 
 def _decode(text: Any) -> NDArray[np.float64] | None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
-from pipeline.store import features, layout, records
+from pipeline.store import derived, features, layout, records
 from pipeline.store.checksum import has_valid_checksum
 from pipeline.store.features import FeatureRecipe
 from pipeline.store.geometry import Geometry
@@ -108,7 +108,7 @@ class Features:
     def _shard(self, kind: str, number: int) -> _Shard:
         shard = self._shards.get((kind, number))
         if shard is None:
-            name = layout.features_shard(self.recipe.name, self.split.plan.split, kind, number)
+            name = layout.FEATURES.shard(self.recipe.name, self.split.plan.split, kind, number)
             shard = self._shards[kind, number] = _Shard(
                 self._bytes(name), self._geometry, number, self.recipe.dtype, name
             )
@@ -191,7 +191,7 @@ def open_features(store: str | os.PathLike[str], name: str, split: str) -> Featu
     """
     objects = open_objects(os.fspath(store))
     recipe = features.load_feature_recipe(objects, name)
-    done = features.load_feature_finish_record(objects, name, split)
+    done = derived.load_finish_record(objects, FeatureRecipe, name, split)
     if done is None:
         raise StoreError(
             f"features {name} of split {split!r} are not finished. Run the same `tesserae"
@@ -202,7 +202,7 @@ def open_features(store: str | os.PathLike[str], name: str, split: str) -> Featu
     images = records.load_finish_record(objects, split)
     parts = None if images is None else images.parts
     current = (recipe.digest, opened.plan.digest, opened.recipe.digest, parts)
-    if current != (done.features, done.plan, recipe.images, done.parts):
+    if current != (done.recipe, done.plan, recipe.images, done.parts):
         raise StoreMismatchError(
             f"features {name} of split {split!r} belong to images that have changed since. Run the"
             " same `tesserae features` again: it recomputes them."
@@ -228,5 +228,5 @@ def finished_features(objects: Objects, split: str) -> Iterable[str]:
     return [
         name
         for name in features.names(objects)
-        if features.load_feature_finish_record(objects, name, split) is not None
+        if derived.load_finish_record(objects, FeatureRecipe, name, split) is not None
     ]

@@ -1,4 +1,4 @@
-"""One task of `features`: the features of one shard, from its pixels to a commit.
+"""One task that computes derived rows: the rows of one shard, from its pixels to a commit.
 
 As with images, a task may run twice or at the same time as a lost copy of itself, each object
 appears complete or not at all, and the commit is written last. But two machines may compute
@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,27 +26,26 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError, StoreError
-from pipeline.features.batches import ThreadSafeIterator, batches, read_chunks
+from pipeline.features.batches import batches, read_chunks
 from pipeline.features.encoded_batches import decode_batch, decoding_threads, encoded_batches
 from pipeline.features.probes import KEY
 from pipeline.features.worker import (
-    FeatureTaskConfig,
-    FeatureWorkspace,
-    compute_features,
+    RowTaskConfig,
+    RowWorkspace,
     open_workspace,
     reproducible_sums,
 )
 from pipeline.ingest.worker import check_run_active
-from pipeline.store import features, layout, records
+from pipeline.store import derived, records
 from pipeline.store.commit import Commit, ObjectRecord
-from pipeline.store.features import FeatureCommit
-from pipeline.store.fingerprint import fingerprint
-from pipeline.store.objects import Objects
+from pipeline.store.derived import DerivedCommit
+from pipeline.store.fingerprint import object_digest
+from pipeline.store.objects import Objects, ObjectWriter
 from pipeline.store.shard import ShardComposer
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureReport:
+class RowsReport:
     """A summary of a finished task."""
 
     shard: int
@@ -74,18 +72,17 @@ def progress_topic(run: str) -> str:
         run: The name of the run.
 
     Returns:
-        `features-<run>`.
+        `rows-<run>`.
     """
-    return f"features-{run}"
+    return f"rows-{run}"
 
 
 class _ProgressReporter:
     """Reports to the client how many rows of a shard are computed, as Dask events."""
 
-    def __init__(self, config: FeatureTaskConfig, shard: int) -> None:
+    def __init__(self, config: RowTaskConfig, shard: int) -> None:
         self._topic, self._shard = progress_topic(config.run), shard
         self._rows, self._last_message = 0, time.monotonic()
-        self._lock = threading.Lock()
         from distributed import (
             get_worker,  # not at the top: a search imports this module without Dask
         )
@@ -95,30 +92,28 @@ class _ProgressReporter:
             self._log_event = get_worker().log_event
 
     def add(self, rows: int) -> None:
-        """Count *rows* more. It is thread-safe."""
-        with self._lock:
-            self._rows += rows
-            # The lock also bounds the rate: only one thread reports in each interval.
-            now = time.monotonic()
-            if now - self._last_message >= PROGRESS_SECONDS:
-                self._last_message = now
-                self._log_event(self._topic, {"shard": self._shard, "rows": self._rows})
+        """Count *rows* more."""
+        self._rows += rows
+        now = time.monotonic()
+        if now - self._last_message >= PROGRESS_SECONDS:
+            self._last_message = now
+            self._log_event(self._topic, {"shard": self._shard, "rows": self._rows})
 
 
-def extract_shard(config: FeatureTaskConfig, shard: int, threads: int = 1) -> FeatureReport:
-    """Compute the features of one shard, of each kind that it lacks, and commit them in the store.
+def compute_shard(config: RowTaskConfig, shard: int, threads: int = 1) -> RowsReport:
+    """Compute the rows of one shard, of each kind that it lacks, and commit them in the store.
 
-    Features of each kind become one object, which is never replaced if it exists; the commit is
-    written last, durably. In a Dask worker, progress is reported as events. The process keeps the
-    network of the last call open for the next one.
+    Rows of each kind become one object, which is never replaced if it exists; the commit is written
+    last, durably. In a Dask worker, progress is reported as events. The process keeps the network
+    of the last call open for the next one.
 
     Args:
-        config: The arguments of the run, a `pipeline.features.worker.FeatureTaskConfig`: the path
-            or URL of the `store`, the `split`, the name of the `run`, which `Objects.begin` must
-            have begun, the `name` of the features, whose recipe is in the store, the folder or name
-            of the network as `trunk`, the `kinds` to compute, of `plain` and `mirrored`, and `gpu`,
-            True to compute on one (default: False). Its `probe` and `code` are compared with those
-            of this process unless they are empty (the default).
+        config: The arguments of the run, such as a `pipeline.features.worker.FeatureTaskConfig`:
+            the path or URL of the `store`, the `split`, the name of the `run`, which
+            `Objects.begin` must have begun, the `name` of the set, whose recipe is in the store,
+            what the network is opened by, the `kinds` to compute, and `gpu`, True to compute on one
+            (default: False). Its `probe` and `code` are compared with those of this process unless
+            they are empty (the default).
         shard: The number of the shard, from 0.
         threads: The number of threads that compute, each its own batches, at least 1 (default: 1).
             On a GPU there are always two.
@@ -132,40 +127,36 @@ def extract_shard(config: FeatureTaskConfig, shard: int, threads: int = 1) -> Fe
         StoreMismatchError: This process has another version of the code, or another network, than
             the run was started with.
         StoreError: The store cannot be written, or is not the one in which the run was started, or
-            on a disk the run has not begun or has ended; there are no features of that name or no
-            such split; the shard's images are not committed; a GPU is required and cannot be used;
-            or a feature is NaN or infinite.
+            on a disk the run has not begun or has ended; there is no set of that name or no such
+            split; the shard's images are not committed; a GPU is required and cannot be used; or a
+            feature is NaN or infinite.
         TesseraeError: The network cannot be opened.
     """
     started = time.monotonic()
     check_run_active(config.store, config.run)
     workspace = open_workspace(config)
+    recipe, plan = workspace.recipe, workspace.split.plan
     images = _image_commit(workspace, shard)
-    pixels = images.shard_objects[workspace.recipe.array_name]
-    before = features.load_feature_commit(
-        workspace.objects, workspace.recipe, workspace.split.plan, shard
-    )
+    pixels = images.shard_objects[recipe.array_name]
+    before = derived.load_commit(workspace.objects, recipe, plan, shard)
     intact: dict[str, ObjectRecord] = {}
     if before is not None and before.pixels == pixels.digest:
-        intact = intact_feature_arrays(workspace.objects, before)
+        intact = intact_arrays(workspace.objects, before)
     missing = [kind for kind in config.kinds if kind not in intact]
-    written = intact | (
-        _extract_kinds(workspace, shard, pixels, missing, threads) if missing else {}
-    )
+    written = intact
     if missing:
-        after = FeatureCommit(
-            features=workspace.recipe.digest,
+        written = intact | _write_kinds(workspace, shard, pixels, missing, threads)
+        after = recipe.commit_of(
             split=config.split,
             shard=shard,
-            plan=workspace.split.plan.digest,
+            plan=plan.digest,
             pixels=pixels.digest,
             arrays=written,
             provenance=_provenance(workspace, time.monotonic() - started),
-            format=workspace.recipe.format,
         )
-        name = layout.features_commit(config.name, config.split, shard)
+        name = recipe.family.names.commit(config.name, config.split, shard)
         workspace.objects.put(name, after.encode())
-    return FeatureReport(
+    return RowsReport(
         shard=shard,
         num_rows=images.stop - images.start,
         bytes_out=sum(written[kind].num_bytes for kind in missing),
@@ -173,18 +164,18 @@ def extract_shard(config: FeatureTaskConfig, shard: int, threads: int = 1) -> Fe
     )
 
 
-def _provenance(workspace: FeatureWorkspace, seconds: float) -> dict[str, object]:
+def _provenance(workspace: RowWorkspace, seconds: float) -> dict[str, object]:
     return {
         "seconds": round(seconds, 3),
         "host": socket.gethostname(),
         "torch": torch.__version__,
-        "transformers": version("transformers"),
-        "device": workspace.backbone.device.type,
+        **workspace.network.software,
+        "device": workspace.network.device.type,
         KEY: workspace.probe,
     }
 
 
-def _image_commit(workspace: FeatureWorkspace, shard: int) -> Commit:
+def _image_commit(workspace: RowWorkspace, shard: int) -> Commit:
     """Return the commit of the shard's images.
 
     Raises:
@@ -206,13 +197,13 @@ def _image_commit(workspace: FeatureWorkspace, shard: int) -> Commit:
     return commit
 
 
-def intact_feature_arrays(objects: Objects, commit: FeatureCommit) -> dict[str, ObjectRecord]:
+def intact_arrays(objects: Objects, commit: DerivedCommit) -> dict[str, ObjectRecord]:
     """Return the arrays of a commit that exist at their committed size; their bytes are not read.
 
     Args:
         objects: The objects of the store.
         commit: The commit of the features of a shard, as
-            `pipeline.store.features.load_feature_commit` returns it.
+            `pipeline.store.derived.load_commit` returns it.
 
     Returns:
         The record of each such object by its kind, `plain` or `mirrored`; empty if there is none.
@@ -228,114 +219,140 @@ def intact_feature_arrays(objects: Objects, commit: FeatureCommit) -> dict[str, 
     }
 
 
-def _extract_kinds(
-    workspace: FeatureWorkspace,
+Computed = tuple[NDArray[np.int64], dict[str, NDArray[Any]]]
+"""Rows within a shard, (n,) int64, and their values by kind, (n, ...)."""
+
+
+def _write_kinds(
+    workspace: RowWorkspace,
     shard: int,
     pixels: ObjectRecord,
     kinds: Sequence[str],
     threads: int,
 ) -> dict[str, ObjectRecord]:
-    config, written = workspace.config, {}
-    for kind, rows in _compute_rows(workspace, shard, pixels, kinds, threads).items():
-        name = layout.features_shard(config.name, config.split, kind, shard)
-        written[kind] = _write(workspace, name, rows)
-    return written
+    """Compute the rows of a shard and write an object for each kind, with at most some in memory.
+
+    Quarantined rows are zeros.
+    """
+    recipe, config = workspace.recipe, workspace.config
+    num_rows = len(workspace.split.plan.rows(shard))
+    progress = _ProgressReporter(config, shard)
+    with contextlib.ExitStack() as stack:
+        writers, composers = {}, {}
+        for kind in kinds:
+            name = recipe.family.names.shard(config.name, config.split, kind, shard)
+            writers[kind] = workspace.objects.create(name)
+            stack.callback(writers[kind].abort)  # without effect once it is finished
+            composers[kind] = ShardComposer(
+                writers[kind],
+                row_bytes=recipe.row_bytes,
+                shard_rows=recipe.shard_rows,
+                chunk_rows=recipe.chunk_rows,
+                codec="none",
+            )
+        batches = _computed_batches(workspace, shard, pixels, kinds, threads)
+        stack.enter_context(contextlib.closing(batches))
+        appended = 0
+        for rows_in_shard, values in batches:
+            for kind, composer in composers.items():
+                _append(composer, rows_in_shard, values[kind], appended)
+            appended = int(rows_in_shard[-1]) + 1
+            progress.add(len(rows_in_shard))
+        written = {}
+        for kind, composer in composers.items():
+            _append_zeros(composer, num_rows - appended)
+            written[kind] = _finish(workspace.objects, writers[kind], composer.write_index())
+        return written
 
 
-class _MemoryWriter:
-    """A writer that collects a shard of features in memory, to be stored in one operation."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.data = bytearray()
-
-    def write(self, data: memoryview) -> None:
-        """Append the bytes of *data*."""
-        self.data += data
-
-    def finish(self) -> None:
-        """Do nothing: the collected bytes are stored by the caller."""
+def _append(
+    composer: ShardComposer, rows_in_shard: NDArray[np.int64], values: NDArray[Any], appended: int
+) -> None:
+    """Append rows to a shard that has *appended* rows, and zeros for those between them."""
+    for row, value in zip(rows_in_shard.tolist(), values, strict=True):
+        _append_zeros(composer, row - appended)
+        composer.append(value.tobytes())
+        appended = row + 1
 
 
-def _write(workspace: FeatureWorkspace, name: str, rows: NDArray[np.floating]) -> ObjectRecord:
-    recipe = workspace.recipe
-    memory = _MemoryWriter(name)
-    composer = ShardComposer(
-        memory,
-        row_bytes=recipe.row_bytes,
-        shard_rows=recipe.shard_rows,
-        chunk_rows=recipe.chunk_rows,
-        codec="none",
-    )
-    for row in rows:
-        composer.append(row.tobytes())
-    written = composer.write_index()
-    if workspace.objects.put_new(name, bytes(memory.data)):
+def _append_zeros(composer: ShardComposer, num_rows: int) -> None:
+    for _ in range(num_rows):
+        composer.append(bytes(composer.row_bytes))
+
+
+def _finish(objects: Objects, writer: ObjectWriter, written: ObjectRecord) -> ObjectRecord:
+    """Give a shard object its name unless it has one already; return the record of the object."""
+    if writer.finish_new():
         return written
     # Another task was first. Its bytes may differ in the last digits; commit those.
-    existing = fingerprint(name, workspace.objects.get(name))
-    if existing.num_bytes != written.num_bytes:
+    if objects.size(written.name) != written.num_bytes:
         raise StoreDamagedError(
-            f"{name} was written by another task and is damaged. Run the same command again."
+            f"{written.name} was written by another task and is damaged. Run the same command"
+            " again."
         )
-    return existing
+    return replace(written, digest=object_digest(objects, written.name))
 
 
-def _compute_rows(
-    workspace: FeatureWorkspace,
+def _computed_batches(
+    workspace: RowWorkspace,
     shard: int,
     pixels: ObjectRecord,
     kinds: Sequence[str],
     threads: int,
-) -> dict[str, NDArray[np.floating]]:
-    """Return kind -> (n, d) little-endian features of the rows, zeros for quarantined ones."""
-    recipe, rows = workspace.recipe, workspace.split.plan.rows(shard)
-    device = workspace.backbone.device
+) -> Generator[Computed]:
+    """Yield the rows of a shard in ascending order, without those in quarantine."""
+    recipe, network = workspace.recipe, workspace.network
     dtype = np.dtype(recipe.dtype).newbyteorder("<")
-    features_by_kind = {kind: np.zeros((len(rows), recipe.dim), dtype) for kind in kinds}
-    progress = _ProgressReporter(workspace.config, shard)
+    first_row = workspace.split.plan.rows(shard).start
 
-    with _open_batches(workspace, shard, pixels) as (shared, to_pixels):
+    with _open_batches(workspace, shard, pixels) as (stored_batches, to_pixels):
 
-        def compute() -> None:
-            """Compute batches until there are none; several threads run it at once."""
-            for rows_in_shard, stored in shared:
-                batch = to_pixels(rows_in_shard, stored)
-                images = torch.from_numpy(batch).permute(0, 3, 1, 2).to(device)
-                for kind in kinds:
-                    oriented = images.flip(3) if kind == "mirrored" else images
-                    computed = compute_features(workspace.backbone, oriented, recipe.precision)
-                    with np.errstate(over="ignore"):  # checked below, where the row is named
-                        features_by_kind[kind][rows_in_shard] = computed
-                progress.add(len(rows_in_shard))
+        def compute(batch: tuple[NDArray[np.int64], Any]) -> Computed:
+            """Compute one batch; several threads run it at once."""
+            rows_in_shard, stored = batch
+            pixels_of_rows = to_pixels(rows_in_shard, stored)
+            images = torch.from_numpy(pixels_of_rows).permute(0, 3, 1, 2).to(network.device)
+            values = {}
+            for kind in kinds:
+                with np.errstate(over="ignore"):  # checked below, where the row is named
+                    values[kind] = network.compute(images, kind).astype(dtype, copy=False)
+                _check_finite(values[kind], first_row + rows_in_shard, kind)
+            return rows_in_shard, values
 
-        _in_threads(compute, threads, device)
-    for kind, values in features_by_kind.items():
-        bad_rows = np.flatnonzero(~np.isfinite(values).all(1))
-        if len(bad_rows):
-            raise StoreError(
-                f"the network's features of row {rows[bad_rows[0]]} ({kind}) contain NaN or"
-                " infinity. Compute in --precision float32 and store --dtype float32."
-            )
-    return features_by_kind
+        yield from _compute_in_order(compute, stored_batches, threads, network.device)
 
 
-StoredBatches = ThreadSafeIterator[tuple[NDArray[np.int64], Any]]
-"""Batches as they are stored: rows within the shard, (n,) int64, and their pixels or bytes."""
+def _check_finite(values: NDArray[Any], rows: NDArray[np.int64], kind: str) -> None:
+    if values.dtype.kind != "f":
+        return
+    bad_rows = np.flatnonzero(~np.isfinite(values).all(1))
+    if len(bad_rows):
+        raise StoreError(
+            f"the network's features of row {rows[bad_rows[0]]} ({kind}) contain NaN or"
+            " infinity. Compute in --precision float32 and store --dtype float32."
+        )
 
 
 @contextlib.contextmanager
 def _open_batches(
-    workspace: FeatureWorkspace, shard: int, record: ObjectRecord
-) -> Iterator[tuple[StoredBatches, Callable[[NDArray[np.int64], Any], NDArray[np.uint8]]]]:
-    """Open the batches of a shard, and a function that returns the pixels of one."""
-    recipe, split, batch_rows = workspace.recipe, workspace.split, workspace.backbone.batch_size
+    workspace: RowWorkspace, shard: int, record: ObjectRecord
+) -> Iterator[
+    tuple[
+        Iterator[tuple[NDArray[np.int64], Any]],
+        Callable[[NDArray[np.int64], Any], NDArray[np.uint8]],
+    ]
+]:
+    """Open the batches of a shard as they are stored, and a function that returns their pixels.
+
+    A batch is rows within the shard, (n,) int64, and their pixels or bytes.
+    """
+    recipe, split, batch_rows = workspace.recipe, workspace.split, workspace.network.batch_rows
     rows = split.plan.rows(shard)
     readable = split.readable[rows.start : rows.stop]
     decoder = workspace.decoder
     if recipe.encoded is None or decoder is None:
         chunks = read_chunks(workspace.objects, record, split.recipe, recipe.stored_size)
-        yield ThreadSafeIterator(batches(chunks, readable, batch_rows)), lambda _, pixels: pixels
+        yield batches(chunks, readable, batch_rows), lambda _, pixels: pixels
         return
     encoded = encoded_batches(
         workspace.objects,
@@ -345,7 +362,7 @@ def _open_batches(
         batch_rows,
     )
     # Beside a GPU, cores are idle. Without one, each computes batches of its own.
-    decoding = workspace.backbone.device.type == "cuda"
+    decoding = workspace.network.device.type == "cuda"
     with ThreadPoolExecutor(decoding_threads(), "decode") as pool:
         threads = pool if decoding else None
 
@@ -353,20 +370,28 @@ def _open_batches(
             split_rows = rows.start + rows_in_shard
             return decode_batch(decoder, split_rows, data, recipe.stored_size, threads)
 
-        yield ThreadSafeIterator((each - rows.start, data) for each, data in encoded), decode
+        yield ((each - rows.start, data) for each, data in encoded), decode
 
 
-def _in_threads(compute: Callable[[], None], threads: int, device: torch.device) -> None:
+def _compute_in_order(
+    compute: Callable[[tuple[NDArray[np.int64], Any]], Computed],
+    stored_batches: Iterator[tuple[NDArray[np.int64], Any]],
+    threads: int,
+    device: torch.device,
+) -> Iterator[Computed]:
+    """Yield the results of batches in their order, computed by several threads at once."""
     with reproducible_sums(device):
         if device.type == "cuda":
-            threads = 2  # one reads and copies images while the other waits for the GPU
+            threads = 2  # one copies images while the other waits for the GPU
         if threads == 1:
-            compute()
+            yield from map(compute, stored_batches)
             return
-
-        def compute_alone(_: int) -> None:
-            torch.set_num_threads(1)  # torch's setting is per thread
-            compute()
-
-        with ThreadPoolExecutor(threads, "features") as pool:
-            list(pool.map(compute_alone, range(threads)))
+        pending: deque[Future[Computed]] = deque()
+        # torch's number of threads is a setting of each thread.
+        with ThreadPoolExecutor(threads, "rows", torch.set_num_threads, (1,)) as pool:
+            for batch in stored_batches:
+                pending.append(pool.submit(compute, batch))
+                if len(pending) > threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()

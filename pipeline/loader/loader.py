@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
+from pipeline.errors import StoreError
 from pipeline.loader.arguments import positive_number, sides_to_load
 from pipeline.loader.base_loader import BaseLoader
 from pipeline.loader.batch import Batch, BatchGenerator, make_batch
@@ -34,7 +35,7 @@ from pipeline.loader.crops import Crop, as_crop
 from pipeline.loader.distributed import Placement, count_ranks_on_host
 from pipeline.loader.encoded_reader import open_encoded_reader
 from pipeline.loader.image_readers import CropReader, Gathered, ImageReader, SquareReader
-from pipeline.loader.pixel_reader import RowSource, open_reader
+from pipeline.loader.pixel_reader import RowSource, UpscaledSource, open_reader
 from pipeline.loader.reading_options import CHECKSUMS, Reading, Staging
 from pipeline.loader.shard_copies import ShardCopySet, StagedReader
 from pipeline.loader.window_prefetcher import WindowPrefetcher
@@ -44,6 +45,7 @@ from pipeline.store.encoding import parse_encoding
 from pipeline.store.layout import MAX_SIZE
 from pipeline.store.open import open_objects
 from pipeline.store.split import Split, open_split, restrict_to_pictures
+from pipeline.store.upscaled import open_upscaled_split
 
 WINDOW_BYTES = 2**30
 """The default bytes of a window of the windowed order, at the largest size."""
@@ -85,6 +87,7 @@ class Loader(BaseLoader):
         encoded: str | None = None,
         crop: Crop | str | None = None,
         boxes: bool = False,
+        upscaled: str | None = None,
         batch_size: int = 256,
         order: str = "random",
         seed: int = 0,
@@ -115,6 +118,8 @@ class Loader(BaseLoader):
                 centre, the same in each epoch.
             boxes: Add the crops to the batches, as `batch.boxes`, (n, 4) int64: left, top, right
                 and bottom in pixels of the stored picture (default: False).
+            upscaled: Name of a set of images that `tesserae upscale` has enlarged, to read in place
+                of stored squares; *size* is their side (default: None).
             batch_size: Number of rows of the global batch, over all ranks (default: 256).
             order: `random`, `windowed` or `sequential`, as in `pipeline.order.epoch_order`
                 (default: random).
@@ -157,6 +162,8 @@ class Loader(BaseLoader):
         """The part of each picture that is cut out of encoded rows; None for squares."""
         self.boxes = bool(boxes)
         self._check_encoded(crop)
+        self.upscaled = upscaled
+        """The name of the upscaled images that are read; None for stored images."""
         self.allow_partial = bool(allow_partial)
         self.window_bytes = positive_number("window_bytes", window_bytes)
         self.reading = Reading() if reading is None else reading
@@ -165,6 +172,7 @@ class Loader(BaseLoader):
         if isinstance(staging, str | os.PathLike):
             staging = Staging(staging)
         self.staging = staging
+        self._check_upscaled()
         self._local_ranks: int | None = None
         self.readers: dict[str, int] = {}
         """The number of gathers by method: `mapped`, `preadv`, `direct`, `chunks`."""
@@ -184,6 +192,21 @@ class Loader(BaseLoader):
                 f"sizes are {self.sizes}: expected sides of 1 to {MAX_SIZE:,} pixels, to which"
                 " crops are resized."
             )
+
+    def _check_upscaled(self) -> None:
+        if self.upscaled is None:
+            return
+        for name, is_set in (
+            ("encoded", self.encoded is not None),
+            ("sizes", not self.single),
+            ("staging", self.staging is not None),
+            ("allow_partial", self.allow_partial),
+        ):
+            if is_set:
+                raise ValueError(
+                    f"{name} was given with upscaled={self.upscaled!r}: upscaled images have one"
+                    f" size and are read from their store once they are complete. Omit {name}."
+                )
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the pickled state, without open files and threads."""
@@ -234,6 +257,8 @@ class Loader(BaseLoader):
 
     def _details(self) -> str:
         sides = f", size={self.sizes[0]}" if self.single else f", sizes={self.sizes}"
+        if self.upscaled is not None:
+            return f"{sides}, upscaled={self.upscaled!r}"
         if self.encoded is None:
             return sides
         boxes = ", boxes=True" if self.boxes else ""
@@ -362,15 +387,17 @@ class _OpenLoader:
         self.process = os.getpid()
         """The process that opened the files: a forked child must open its own."""
         encoded = [] if loader.encoded is None else [loader.encoded]
-        self.split: Split = loader._selected(
-            open_split(
+        if loader.upscaled is None:
+            opened = open_split(
                 open_objects(loader.store),
                 loader.split,
                 [] if encoded else loader.sizes,
                 encoded=encoded,
                 allow_partial=loader.allow_partial,
             )
-        )
+        else:
+            opened = _open_upscaled(loader, loader.upscaled)
+        self.split: Split = loader._selected(opened)
         self.single = loader.single
         self.boxes = loader.boxes
         self._method_counts = loader.readers
@@ -386,7 +413,10 @@ class _OpenLoader:
             options = _reader_options(loader, num_bytes)
 
             def open_squares(split: Split, size: str) -> RowSource:
-                return open_reader(split, int(size), **options)
+                source = open_reader(split, int(size), **options)
+                return (
+                    source if loader.upscaled is None else UpscaledSource(source, loader.upscaled)
+                )
 
             self.reader = SquareReader(
                 [self._source(str(size), open_squares) for size in loader.sizes]
@@ -428,6 +458,16 @@ class _OpenLoader:
         with self._counts_lock:  # several iterations may run at once
             for method in methods:
                 self._method_counts[method] = self._method_counts.get(method, 0) + 1
+
+
+def _open_upscaled(loader: Loader, name: str) -> Split:
+    split = open_upscaled_split(open_objects(loader.store), loader.split, name)
+    if loader.sizes != split.sizes:
+        raise StoreError(
+            f"size is {loader.sizes[0]}: upscaled images {name} have {split.sizes[0]} px. Pass"
+            f" size={split.sizes[0]}."
+        )
+    return split
 
 
 def _reader_options(loader: Loader, num_bytes: int) -> dict[str, Any]:

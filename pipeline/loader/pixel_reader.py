@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,8 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import StoreDamagedError
 from pipeline.loader.chunk_reader import ChunkReader
 from pipeline.loader.row_reader import RowReader
+from pipeline.store.document import REPAIR
+from pipeline.store.layout import UPSCALED
 from pipeline.store.local import LocalObjects
 from pipeline.store.split import Split
 
@@ -62,6 +67,42 @@ class RowSource(Protocol):
         Raises:
             StoreError: The chunk cannot be read, or, in a reader of whole chunks, is damaged.
         """
+
+
+class UpscaledSource:
+    """A `RowSource` of upscaled images, whose errors say how those are repaired."""
+
+    def __init__(self, source: RowSource, name: str) -> None:
+        """Wrap a reader.
+
+        Args:
+            source: The reader of the images.
+            name: The name of the set of upscaled images.
+        """
+        self._source = source
+        self._folder = UPSCALED.set_folder(name)
+
+    def gather(self, rows: NDArray[np.int64], out: NDArray[Any], disk: Executor) -> str:
+        """Put the images of *rows* into *out*, as `RowSource.gather` does."""
+        with self._named_damage():
+            return self._source.gather(rows, out, disk)
+
+    def chunks_to_prefetch(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return those of *chunks* that `prefetch` should read ahead; nothing is read."""
+        return self._source.chunks_to_prefetch(chunks)
+
+    def prefetch(self, chunk: int, disk: Executor) -> None:
+        """Read one chunk ahead, as `RowSource.prefetch` does."""
+        with self._named_damage():
+            self._source.prefetch(chunk, disk)
+
+    @contextlib.contextmanager
+    def _named_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except StoreDamagedError as e:
+            advice = "Run the same `tesserae upscale` with --repair."
+            raise StoreDamagedError(f"{self._folder}/{str(e).replace(REPAIR, advice)}") from e
 
 
 def open_reader(

@@ -29,8 +29,8 @@ from zarr.storage import MemoryStore
 from pipeline.store import layout
 from pipeline.store.checksum import CHECKSUM_BYTES, has_valid_checksum
 from pipeline.store.codecs import parse_codec
+from pipeline.store.derived import DerivedRecipe
 from pipeline.store.encoded_shard import EncodedGeometry
-from pipeline.store.features import FeatureRecipe
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
@@ -88,39 +88,38 @@ def image_array(recipe: Recipe, plan: Plan, size: int) -> NamedBytes:
     return name, text
 
 
-def feature_arrays(recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]) -> list[NamedBytes]:
-    """Return the zarr metadata of a split's features and of their groups; nothing is written.
+def derived_arrays(recipe: DerivedRecipe, plan: Plan, kinds: Iterable[str]) -> list[NamedBytes]:
+    """Return the zarr metadata of a split's derived rows and of their groups; nothing is written.
 
     Args:
-        recipe: The recipe of the features.
+        recipe: The recipe of the rows.
         plan: The plan of the split, for its name and number of rows.
-        kinds: The kinds of features that are stored: `plain`, `mirrored` or both.
+        kinds: The kinds of rows that are stored, of the recipe's `kinds`.
 
     Returns:
-        Pairs (name, bytes), with names relative to the store: first the groups
+        Pairs (name, bytes), with names relative to the store: first the two groups, such as
         `features/<name>/features.zarr/zarr.json` and
         `features/<name>/features.zarr/<split>/zarr.json`, then `zarr.json` of the array of each
-        kind, in the order of *kinds*. An array is (num_rows, dim) of the recipe's dtype.
+        kind, in the order of *kinds*. An array is (num_rows, ...) of the recipe's `row_shape` and
+        dtype.
     """
     store = MemoryStore()
     zarr.create_group(store)
     group = _canonical_json(_contents_of_store(store)["zarr.json"])
-    root = layout.features_array(recipe.name, "", "").rstrip("/")
+    names = recipe.family.names
+    root = names.array(recipe.name, "", "").rstrip("/")
     text = _sharded_metadata(
         plan.num_rows,
-        (recipe.dim,),
+        recipe.row_shape,
         recipe.dtype,
         (recipe.shard_rows, recipe.chunk_rows),
         _compressors("none"),
-        ("row", "feature"),
+        ("row", *recipe.dimensions),
     )
     return [
         (f"{root}/zarr.json", group),
         (f"{root}/{plan.split}/zarr.json", group),
-        *(
-            (f"{layout.features_array(recipe.name, plan.split, kind)}/zarr.json", text)
-            for kind in kinds
-        ),
+        *((f"{names.array(recipe.name, plan.split, kind)}/zarr.json", text) for kind in kinds),
     ]
 
 

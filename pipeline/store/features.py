@@ -13,39 +13,34 @@ Quarantined rows are zeros.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, TypeVar
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar
 
-from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
-from pipeline.store import document, layout, records
+from pipeline.store import derived, document, layout
 from pipeline.store.commit import ObjectRecord, without_empty
+from pipeline.store.derived import (
+    PRECISIONS,
+    DerivedCommit,
+    DerivedFinishRecord,
+    Family,
+)
 from pipeline.store.encoding import parse_encoding
 from pipeline.store.objects import Objects
-from pipeline.store.plan import Plan
-from pipeline.store.schema import (
-    Between,
-    Count,
-    Digest,
-    EncodingName,
-    Format,
-    Matching,
-    Rows,
-    Shard,
-    Size,
-    Split,
-)
+from pipeline.store.schema import Between, Digest, EncodingName, Format, Matching, Rows, Size
 
 KINDS = ("plain", "mirrored")
 """The kinds of features: of the stored image, and of its mirror image."""
 
-RERUN_ADVICE = "Run the same `tesserae features` again: it recomputes what is damaged."
+FAMILY = Family("features", "tesserae features", layout.FEATURES)
+"""The family of derived rows that features are."""
 
 _CROP = re.compile(r"centre (0\.\d+|1(\.0)?) \d+")
 
 DTYPES = ("float32", "float16")
-PRECISIONS = ("float32", "bfloat16")
+PROBE_TOLERANCES = {"float32": 1e-2, "bfloat16": 1e-1}
+"""The largest relative distance of the probes of two machines, by precision."""
 
 Kind = Annotated[str, Matching(KINDS.__contains__, " or ".join(KINDS))]
 """One of `KINDS`."""
@@ -82,6 +77,10 @@ class FeatureOptions:
 @dataclass(frozen=True, kw_only=True)
 class FeatureRecipe:
     """The settings that determine features: equal images and recipes give equal features."""
+
+    family: ClassVar[Family] = FAMILY
+    OMITTED: ClassVar[Mapping[str, Any]] = MappingProxyType({"encoded": None, "crop": None})
+    """The fields that recipes of stored squares lack."""
 
     trunk: str
     """The name of the network for people. It is not part of the identity."""
@@ -174,9 +173,60 @@ class FeatureRecipe:
         return ending if self.encoded is None else f"{self.encoded}-{ending}"
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of features that a set can have."""
+        return KINDS
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one image's features."""
+        return (self.dim,)
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """The names of the axes of a row, for zarr."""
+        return ("feature",)
+
+    @property
     def row_bytes(self) -> int:
         """The bytes of one image's features."""
         return self.dim * (4 if self.dtype == "float32" else 2)
+
+    @property
+    def row_text(self) -> str:
+        """The size of a row in words, such as `256 dimensions`."""
+        return f"{self.dim:,} dimensions"
+
+    @property
+    def probe_tolerance(self) -> float:
+        """The largest relative distance of the probes of two machines."""
+        return PROBE_TOLERANCES[self.precision]
+
+    def commit_of(self, **fields: Any) -> FeatureCommit:
+        """Return a commit of features of this recipe, with *fields* of `DerivedCommit`."""
+        return FeatureCommit(features=self.digest, format=self.format, **fields)
+
+    def finish_record_of(self, **fields: Any) -> FeatureFinishRecord:
+        """Return a finish record of such features, with *fields* of `DerivedFinishRecord`."""
+        return FeatureFinishRecord(features=self.digest, format=self.format, **fields)
+
+    @staticmethod
+    def commit_kind() -> type[FeatureCommit]:
+        """Return the class of the commits of features."""
+        return FeatureCommit
+
+    @staticmethod
+    def finish_record_kind() -> type[FeatureFinishRecord]:
+        """Return the class of the finish records of features."""
+        return FeatureFinishRecord
+
+    def rerun_command(self, kinds: Iterable[str] = ()) -> str:
+        """Return the command that computes these features, without the network and the split.
+
+        Args:
+            kinds: The kinds of features, as for `command_line_options` (default: none).
+        """
+        return f"tesserae features STORE --trunk MODEL {self.command_line_options(kinds)}"
 
     def command_line_options(self, kinds: Iterable[str] = ()) -> str:
         """Return the options of `tesserae features`, beside the network, that give this recipe.
@@ -210,85 +260,37 @@ class FeatureRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureCommit:
+class FeatureCommit(DerivedCommit):
     """The record that the features of one shard of a split are complete and durable."""
+
+    family: ClassVar[Family] = FAMILY
 
     features: Digest
     """The digest of the recipe of the features."""
-    split: Split
-    shard: Shard
-    """The number of the shard, from 0."""
-    plan: Digest
-    """The digest of the split's plan."""
-    pixels: Digest
-    """The digest of the shard object of images that they were computed from."""
     arrays: dict[Kind, ObjectRecord]
     """The shard object of each kind."""
-    provenance: dict[str, Any] = field(default_factory=dict)
-    """Seconds, host and versions, for information only."""
-    format: Format = layout.FORMAT
-    """The format version of the store, as in its recipe."""
 
-    def encode(self) -> bytes:
-        """Return the bytes of the commit."""
-        return document.encode_document(asdict(self))
+    @property
+    def recipe(self) -> str:
+        """The digest of the recipe of the features."""
+        return self.features
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureFinishRecord:
+class FeatureFinishRecord(DerivedFinishRecord):
     """The record that every commit of a split's features exists."""
+
+    family: ClassVar[Family] = FAMILY
 
     features: Digest
     """The digest of the recipe of the features."""
-    split: Split
-    plan: Digest
-    """The digest of the split's plan."""
-    num_rows: Count
-    """The number of rows of the split, quarantined ones included."""
     kinds: tuple[Kind, ...]
     """The kinds of features that are stored, of `KINDS`."""
-    parts: Digest
-    """The digest of the table's parts, as in the images' record: which image each row shows."""
-    objects: tuple[ObjectRecord, ...]
-    """The recipe of the features and the zarr metadata."""
-    format: Format = layout.FORMAT
-    """The format version of the store, as in its recipe."""
 
-    def encode(self) -> bytes:
-        """Return the bytes of the record."""
-        return document.encode_document(asdict(self))
-
-
-Record = TypeVar("Record", FeatureRecipe, FeatureCommit, FeatureFinishRecord)
-
-
-def decode_features_document(kind: type[Record], data: bytes, name: str) -> Record:
-    """Decode a document of features and check its fields.
-
-    Args:
-        kind: The class of the document: `FeatureRecipe`, `FeatureCommit` or `FeatureFinishRecord`.
-        data: The bytes of the document.
-        name: Its name in the store, for messages.
-
-    Returns:
-        An instance of *kind*. Whether it belongs to the feature set, split or shard that *name*
-        says is not checked.
-
-    Raises:
-        StoreDamagedError: The bytes differ from those written, are a record of another kind, or
-            hold an invalid field.
-        StoreError: The record has a format that this version does not read.
-    """
-    absent: dict[str, Any] = {}
-    if issubclass(kind, FeatureRecipe):  # squares
-        absent = {"encoded": None, "crop": None}
-    return document.decode_document_as(
-        kind, data, name, lambda read: {**absent, **read}, advice=RERUN_ADVICE
-    )
-
-
-def _read_document(kind: type[Record], objects: Objects, file: str) -> Record:
-    return decode_features_document(kind, objects.get(file, document.MAX_BYTES), file)
+    @property
+    def recipe(self) -> str:
+        """The digest of the recipe of the features."""
+        return self.features
 
 
 def names(objects: Objects) -> list[str]:
@@ -304,167 +306,14 @@ def names(objects: Objects) -> list[str]:
     Raises:
         StoreError: The request to an object store failed.
     """
-    return sorted(splits_of(objects))
-
-
-def splits_of(objects: Objects) -> dict[str, list[str]]:
-    """Return the splits of which each feature set has any object, finished or not.
-
-    Args:
-        objects: The objects of the store.
-
-    Returns:
-        The sorted names of splits, by name of the feature set: its folder in `features/`. A feature
-        set that has only its recipe has an empty list.
-
-    Raises:
-        StoreError: The request to an object store failed.
-    """
-    splits_by_name: dict[str, set[str]] = {}
-    for file in objects.names(layout.FEATURES):
-        _, name, *parts = file.split("/")
-        if not parts:
-            continue  # a stray file beside the folders
-        splits = splits_by_name.setdefault(name, set())
-        if parts[0] in ("commits", "features.zarr") and len(parts) > 2:
-            splits.add(parts[1])
-        elif parts[0] == "splits":
-            splits.add(parts[1].partition(".")[0])
-    return {
-        name: sorted(filter(layout.is_split, splits)) for name, splits in splits_by_name.items()
-    }
+    return list(derived.splits_of(objects, FAMILY))
 
 
 def load_feature_recipe(objects: Objects, name: str) -> FeatureRecipe:
-    """Load and check the recipe of a feature set.
+    """Load and check the recipe of a feature set, as `pipeline.store.derived.load_recipe` does.
 
     Args:
         objects: The objects of the store.
         name: The name of the feature set: its folder in `features/`.
-
-    Returns:
-        The recipe: the name and the digest of the network (`trunk`, `weights`), the block whose
-        output is stored and its pooling (`cut`, `pooling`), the sizes in pixels (`stored_size`,
-        `input_size`), `encoded` and `crop` of encoded rows, the other preprocessing (`mean` and
-        `std` as fractions of 255, `channels`), the `precision` of the computation, the number and
-        type of an image's features (`dim`, `dtype`), the digest of the store's recipe (`images`),
-        `shard_rows` and `chunk_rows`.
-
-    Raises:
-        StoreError: The store has no features of that name, they have a format that this version
-            does not read, or the request to an object store failed.
-        StoreMismatchError: The folder was renamed: the recipe gives another name.
-        StoreDamagedError: The recipe is damaged, or *name* cannot be a part of a name.
-        OSError: The disk reports an error.
     """
-    file = layout.features_recipe(name)
-    try:
-        recipe = _read_document(FeatureRecipe, objects, file)
-    except (FileNotFoundError, NotADirectoryError):
-        existing = ", ".join(names(objects)) or "none"
-        raise StoreError(
-            f"the store {objects.url} has no features {name!r}: it has {existing}. Compute them"
-            " with `tesserae features`."
-        ) from None
-    if recipe.name != name:
-        raise StoreMismatchError(
-            f"{file} holds features {recipe.name}: rename its folder back to that."
-        )
-    return recipe
-
-
-def load_feature_finish_record(
-    objects: Objects, name: str, split: str
-) -> FeatureFinishRecord | None:
-    """Load the record that a split's features are complete.
-
-    Args:
-        objects: The objects of the store.
-        name: The name of the feature set: its folder in `features/`.
-        split: The name of the split.
-
-    Returns:
-        The record: `num_rows`, the kinds of features in `kinds` (`plain`, `mirrored`), in `objects`
-        the records of the objects but the shards, and the digests `features` (of the recipe),
-        `plan` and `parts` (of the table's parts), which are not compared with the store; None while
-        the features are not complete, and if the store has no such feature set or split.
-
-    Raises:
-        StoreDamagedError: The record is damaged, is that of another split, or lists other objects
-            than the recipe and the zarr metadata.
-        StoreError: The record has a format that this version does not read, or the request to an
-            object store failed.
-        OSError: The disk reports an error.
-    """
-    file = layout.features_done(name, split)
-    try:
-        done = _read_document(FeatureFinishRecord, objects, file)
-    except FileNotFoundError:
-        return None
-    document.check_value(file, "split", done.split, split, RERUN_ADVICE)
-    expected = layout.names_in_features_finish_record(name, split, done.kinds)
-    named = {written.name for written in done.objects}
-    document.check_value(
-        file, "the names of objects", sorted(named), sorted(expected), RERUN_ADVICE
-    )
-    return done
-
-
-def load_feature_commit(
-    objects: Objects, recipe: FeatureRecipe, plan: Plan, shard: int
-) -> FeatureCommit | None:
-    """Load the commit of the features of one shard.
-
-    Args:
-        objects: The objects of the store.
-        recipe: The recipe of the features.
-        plan: The plan of the split.
-        shard: The number of the shard, from 0.
-
-    Returns:
-        The commit: in `arrays` the record of the shard object of each kind, `plain` or `mirrored`,
-        the digests `features` (of the recipe), `plan` and `pixels` (of the shard object of images),
-        and `provenance` (seconds, host, versions). None if it does not exist, is damaged, or
-        belongs to another recipe, plan or shard, so that the shard must be computed again. The
-        objects that it lists are not opened.
-
-    Raises:
-        StoreError: The commit has a format that this version does not read, or the request to an
-            object store failed.
-        OSError: The disk reports an error.
-    """
-    file = layout.features_commit(recipe.name, plan.split, shard)
-    try:
-        commit = _read_document(FeatureCommit, objects, file)
-        for kind, written in commit.arrays.items():
-            expected = layout.features_shard(recipe.name, plan.split, kind, shard)
-            document.check_value(file, f"arrays.{kind}.name", written.name, expected, RERUN_ADVICE)
-    except (FileNotFoundError, StoreDamagedError):
-        return None
-    origin = (commit.features, commit.split, commit.shard, commit.plan)
-    return commit if origin == (recipe.digest, plan.split, shard, plan.digest) else None
-
-
-def load_feature_commits(
-    objects: Objects, recipe: FeatureRecipe, plan: Plan
-) -> dict[int, FeatureCommit]:
-    """Load every intact commit of a split's features, with several threads.
-
-    Args:
-        objects: The objects of the store.
-        recipe: The recipe of the features.
-        plan: The plan of the split.
-
-    Returns:
-        The commits by number of the shard, ascending; shards without a valid commit are left out.
-
-    Raises:
-        StoreError: A commit has a format that this version does not read, or the request to an
-            object store failed.
-        OSError: The disk reports an error.
-    """
-    with ThreadPoolExecutor(records.READERS) as pool:
-        commits = pool.map(
-            lambda shard: load_feature_commit(objects, recipe, plan, shard), range(plan.num_shards)
-        )
-        return {commit.shard: commit for commit in commits if commit is not None}
+    return derived.load_recipe(objects, FeatureRecipe, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 FORMAT = 2
 """The format version of new stores. A document that is added to a store has the store's version."""
@@ -383,105 +384,123 @@ def spool(split: str) -> str:
     return f"{CACHE}/{split}.spool"
 
 
-FEATURES = "features"
-"""The folder of all features: a folder for each network, cut and transform."""
+@dataclass(frozen=True)
+class DerivedNames:
+    """The names of the objects of rows that networks compute of a store's images.
 
-
-def features_recipe(name: str) -> str:
-    """Return the name of the recipe of a feature set, relative to the store.
-
-    Args:
-        name: The name of the feature set: its folder in `features/`.
-
-    Returns:
-        `features/<name>/recipe.json`.
+    A set of such rows has a name, and its folder has a recipe, a zarr hierarchy and, of each split,
+    commits and a finish record.
     """
-    return f"{FEATURES}/{name}/recipe.json"
+
+    folder: str
+    """The folder of all sets, relative to the store."""
+    hierarchy: str
+    """The name of the zarr hierarchy in the folder of a set."""
+    row_axes: int
+    """The number of axes of a row: 1 for a vector, 3 for an image."""
+
+    def set_folder(self, name: str) -> str:
+        """Return the folder of a set, `<folder>/<name>`, relative to the store.
+
+        Args:
+            name: The name of the set.
+        """
+        return f"{self.folder}/{name}"
+
+    def recipe(self, name: str) -> str:
+        """Return the name of the recipe of a set, `<folder>/<name>/recipe.json`.
+
+        Args:
+            name: The name of the set.
+        """
+        return f"{self.set_folder(name)}/recipe.json"
+
+    def array(self, name: str, split: str, kind: str) -> str:
+        """Return the name of the zarr array of a split's rows, relative to the store.
+
+        Args:
+            name: The name of the set.
+            split: The name of the split.
+            kind: The kind of rows: of features `plain`, or `mirrored` for those of mirror images;
+                of images their side in pixels as text.
+
+        Returns:
+            `<folder>/<name>/<hierarchy>/<split>/<kind>`.
+        """
+        return f"{self.set_folder(name)}/{self.hierarchy}/{split}/{kind}"
+
+    def shard(self, name: str, split: str, kind: str, shard: int) -> str:
+        """Return the name of the object of one shard of a split's rows.
+
+        Args:
+            name: The name of the set.
+            split: The name of the split.
+            kind: The kind of rows, as for `array`.
+            shard: The number of the shard, from 0.
+
+        Returns:
+            That of zarr's chunk (shard, 0, ...) in the array, relative to the store: for vectors
+            `<array>/c.<shard>.0`, for images `<array>/c.<shard>.0.0.0`.
+        """
+        return f"{self.array(name, split, kind)}/c.{shard}{'.0' * self.row_axes}"
+
+    def in_finish_record(self, name: str, split: str, kinds: Iterable[str]) -> set[str]:
+        """Return the names of all objects that the finish record of a split's rows lists.
+
+        Args:
+            name: The name of the set.
+            split: The name of the split.
+            kinds: The kinds of rows that are stored.
+
+        Returns:
+            Names relative to the store: of the recipe of the set, and of the `zarr.json` of both
+            groups and of the array of each kind. Shard objects are not among them.
+        """
+        root = f"{self.set_folder(name)}/{self.hierarchy}"
+        arrays = [self.array(name, split, kind) for kind in kinds]
+        folders = [root, f"{root}/{split}", *arrays]
+        return {self.recipe(name), *(f"{folder}/zarr.json" for folder in folders)}
+
+    def commits(self, name: str, split: str) -> str:
+        """Return the folder of the commits of a split's rows, relative to the store.
+
+        Args:
+            name: The name of the set.
+            split: The name of the split.
+
+        Returns:
+            `<folder>/<name>/commits/<split>`.
+        """
+        return f"{self.set_folder(name)}/commits/{split}"
+
+    def commit(self, name: str, split: str, shard: int) -> str:
+        """Return the name of the commit of the rows of one shard, relative to the store.
+
+        Args:
+            name: The name of the set.
+            split: The name of the split.
+            shard: The number of the shard, from 0, which is written with at least six digits.
+
+        Returns:
+            `<folder>/<name>/commits/<split>/<shard>.json`, such as `.../commits/train/000012.json`.
+        """
+        return f"{self.commits(name, split)}/{shard:06d}.json"
+
+    def done(self, name: str, split: str) -> str:
+        """Return the name of the finish record of a split's rows, relative to the store.
+
+        Args:
+            name: The name of the set.
+            split: The name of the split.
+
+        Returns:
+            `<folder>/<name>/splits/<split>.done.json`.
+        """
+        return f"{self.set_folder(name)}/splits/{split}.done.json"
 
 
-def features_array(name: str, split: str, kind: str) -> str:
-    """Return the name of the zarr array of a split's features, relative to the store.
+FEATURES = DerivedNames("features", "features.zarr", 1)
+"""The names of features: a set for each network, cut and transform."""
 
-    Args:
-        name: The name of the feature set: its folder in `features/`.
-        split: The name of the split.
-        kind: `plain`, or `mirrored` for the features of mirror images.
-
-    Returns:
-        `features/<name>/features.zarr/<split>/<kind>`.
-    """
-    return f"{FEATURES}/{name}/features.zarr/{split}/{kind}"
-
-
-def features_shard(name: str, split: str, kind: str, shard: int) -> str:
-    """Return the name of the object of one shard of a split's features.
-
-    Args:
-        name: The name of the feature set: its folder in `features/`.
-        split: The name of the split.
-        kind: `plain`, or `mirrored` for the features of mirror images.
-        shard: The number of the shard, from 0.
-
-    Returns:
-        `features/<name>/features.zarr/<split>/<kind>/c.<shard>.0`, relative to the store: zarr's
-        chunk (shard, 0).
-    """
-    return f"{features_array(name, split, kind)}/c.{shard}.0"
-
-
-def names_in_features_finish_record(name: str, split: str, kinds: Iterable[str]) -> set[str]:
-    """Return the names of all objects that the finish record of a split's features lists.
-
-    Args:
-        name: The name of the feature set: its folder in `features/`.
-        split: The name of the split.
-        kinds: The kinds of features that are stored: `plain`, `mirrored` or both.
-
-    Returns:
-        Names relative to the store: of the recipe of the features, and of the `zarr.json` of both
-        groups and of the array of each kind. Shard objects are not among them.
-    """
-    root = f"{FEATURES}/{name}/features.zarr"
-    arrays = [features_array(name, split, kind) for kind in kinds]
-    folders = [root, f"{root}/{split}", *arrays]
-    return {features_recipe(name), *(f"{folder}/zarr.json" for folder in folders)}
-
-
-def features_commits(name: str, split: str) -> str:
-    """Return the folder of the commits of a split's features, relative to the store.
-
-    Args:
-        name: The name of the feature set: its folder in `features/`.
-        split: The name of the split.
-
-    Returns:
-        `features/<name>/commits/<split>`.
-    """
-    return f"{FEATURES}/{name}/commits/{split}"
-
-
-def features_commit(name: str, split: str, shard: int) -> str:
-    """Return the name of the commit of the features of one shard, relative to the store.
-
-    Args:
-        name: The name of the feature set: its folder in `features/`.
-        split: The name of the split.
-        shard: The number of the shard, from 0, which is written with at least six digits.
-
-    Returns:
-        `features/<name>/commits/<split>/<shard>.json`, such as `.../commits/train/000012.json`.
-    """
-    return f"{features_commits(name, split)}/{shard:06d}.json"
-
-
-def features_done(name: str, split: str) -> str:
-    """Return the name of the finish record of a split's features, relative to the store.
-
-    Args:
-        name: The name of the feature set: its folder in `features/`.
-        split: The name of the split.
-
-    Returns:
-        `features/<name>/splits/<split>.done.json`.
-    """
-    return f"{FEATURES}/{name}/splits/{split}.done.json"
+UPSCALED = DerivedNames("upscaled", "images.zarr", 3)
+"""The names of upscaled images. The folder of a set has a hierarchy of images as a store has."""

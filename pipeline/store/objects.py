@@ -44,6 +44,16 @@ class Writer(Protocol):
 class ObjectWriter(Writer, Protocol):
     """A writer of one object, which can be abandoned."""
 
+    def finish_new(self) -> bool:
+        """Make the object durable under its name unless one of that name exists.
+
+        Returns:
+            True if the object has the name now; False if another object had it, which is kept.
+
+        Raises:
+            StoreError: The object cannot be written.
+        """
+
     def abort(self) -> None:
         """Discard what was written. Has no effect after `finish`."""
 

@@ -291,9 +291,26 @@ class RemoteWriter:
         Raises:
             StoreError: The request failed, or the bucket does not exist.
         """
+        self._objects.put(self.name, self._take())
+
+    def finish_new(self) -> bool:
+        """Write the object under its name with one PUT unless one of that name exists.
+
+        Call it once, in place of `finish`.
+
+        Returns:
+            True if it was written; False if the name was taken.
+
+        Raises:
+            StoreError: The request failed, or the bucket does not exist.
+        """
+        return self._objects.put_new(self.name, self._take())
+
+    def _take(self) -> bytes:
+        """Return the bytes and free the buffer: a shard is large, and the PUT has its own copy."""
         data = bytes(self._data)
-        self._data = bytearray()  # free the buffer: a shard is large, and the PUT has its own copy
-        self._objects.put(self.name, data)
+        self._data = bytearray()
+        return data
 
     def abort(self) -> None:
         """Discard what was written."""

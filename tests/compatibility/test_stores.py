@@ -142,7 +142,7 @@ def test_damaged_features_are_repaired(bundle: Bundle) -> None:
     name = features_name(bundle)
     rows = open_features(bundle.store, name, "train").readable
     before = open_features(bundle.store, name, "train").rows(rows)
-    file = bundle.store / layout.features_shard(name, "train", "plain", 1)
+    file = bundle.store / layout.FEATURES.shard(name, "train", "plain", 1)
     file.write_bytes(file.read_bytes()[:-9] + bytes(9))
     assert bundle.tesserae("verify", "store") == 1
     assert bundle.tesserae("features", "store", "--trunk", "trunk", "--repair") == 0

@@ -97,7 +97,7 @@ class Publisher:
         rows: int,
         arrays: Sequence[tuple[str, int, int]],
         earlier_counts: Mapping[str, int],
-        features: str = "",
+        rows_of: str = "",
     ) -> None:
         """Announce the run, and start the clock of its duration.
 
@@ -112,7 +112,8 @@ class Publisher:
                 `jpeg256@90`, ...
             earlier_counts: Number of rows that earlier runs committed, by status in words, such as
                 `readable`.
-            features: The name of the features that the run computes; empty if it stores images.
+            rows_of: What a network computes of each image, such as `features` and their name; empty
+                if the run stores images.
         """
         self._started = monotonic()
         self._put(
@@ -123,7 +124,7 @@ class Publisher:
             rows=rows,
             arrays=[list(array) for array in arrays],
             before=dict(earlier_counts),
-            features=features,
+            rows_of=rows_of,
         )
 
     def shard(self, report: ShardReport, arrays: Collection[str]) -> None:
@@ -147,8 +148,8 @@ class Publisher:
             arrays=sorted(arrays),
         )
 
-    def feature_shard(self, shard: int, rows: int, bytes_out: int) -> None:
-        """Report that the features of a shard were committed.
+    def rows_of_shard(self, shard: int, rows: int, bytes_out: int) -> None:
+        """Report that the rows that a network computes of a shard were committed.
 
         The message is sent in the background, and the call returns at once.
 

@@ -25,7 +25,7 @@ MAX_IMAGE_BYTES = 512 * 1024
 WORKER_SECONDS = 60.0
 """The duration over which the rate of a worker is averaged."""
 
-_KEY = re.compile(r"(?:prepare|features)-.+-(\d{6})(?:-isolated)?-\d+-(.+)")
+_KEY = re.compile(r"(?:prepare|features|upscaled)-.+-(\d{6})(?:-isolated)?-\d+-(.+)")
 """The pattern of a task's key: split, shard number, number of lost attempts and name of the run."""
 
 
@@ -70,7 +70,7 @@ class Worker:
 
 @dataclass
 class RunState:
-    """The progress of one run that prepares a split or computes its features."""
+    """The progress of one run that prepares a split or computes rows of its images."""
 
     name: str
     """The name of the run, which the keys of its tasks end with."""
@@ -88,8 +88,9 @@ class RunState:
     """The time of the start in seconds, of the clock of `DashboardState`."""
     client: str = ""
     """The id of the command's Dask client; when it disconnects, the run is lost."""
-    features: str = ""
-    """The name of the features that the run computes; empty if it stores images."""
+    rows_of: str = ""
+    """What a network computes of each image, such as `features` and their name; empty if the run
+    stores images."""
     counts: Counter[str] = field(default_factory=Counter)
     """The number of rows that the run has committed, by status in words."""
     seconds: Counter[str] = field(default_factory=Counter)
@@ -123,7 +124,7 @@ class RunState:
                 `DashboardState.apply` got; the dashboard uses `time.monotonic`.
 
         Returns:
-            The texts `run`, `split`, `store`, `features` (empty if the run stores images), `state`
+            The texts `run`, `split`, `store`, `rows_of` (empty if the run stores images), `state`
             (`running`, `finished`, `failed`, `stopped` or `lost`) and `why`; the numbers `rows`,
             `rows_done`, `shards_done`, `bytes_in`, `bytes_out` and `seconds` of this run;
             `seconds_left` (None if unknown or ended); `images_per_second`, `bytes_in_per_second`
@@ -144,7 +145,7 @@ class RunState:
             "run": self.name,
             "split": self.split,
             "store": self.store,
-            "features": self.features,
+            "rows_of": self.rows_of,
             "state": self.state,
             "why": self.why,
             "rows": self.rows,
@@ -346,7 +347,7 @@ class DashboardState:
             meter=Meter(int(message["rows"]), now),
             started=now,
             client=str(message.get("client", "")),
-            features=str(message.get("features", "")),
+            rows_of=str(message.get("rows_of", "")),
         )
         while len(self.runs) > MAX_RUNS:
             self.runs.popitem(last=False)

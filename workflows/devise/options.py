@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from pipeline.backbone.choices import NEW, POOLINGS
-from pipeline.store.features import DTYPES, PRECISIONS
+from pipeline.store.derived import PRECISIONS
+from pipeline.store.features import DTYPES
 from workflows.options.fields import option
 from workflows.options.shared import encoded_option, synonyms_option
 from workflows.training.options import TrainingOptions

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from workflows.options.fields import Options, option
 
-_GROUP = "cluster"
+CLUSTER = "cluster"
+"""The heading of the help text under which the options are listed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,14 +20,14 @@ class ClusterOptions(Options):
         " tcp://HOST:PORT connects to a running scheduler; ssh:FILE starts workers on the hosts"
         " listed in FILE; slurm:FILE starts them through Slurm, with the profile in FILE",
         metavar="WHERE",
-        group=_GROUP,
+        group=CLUSTER,
     )
     certs: str | None = option(
         None,
         "folder of certificates for a tls:// cluster",
         implied="$TESSERAE_CERTS, else the user's own folder",
         metavar="DIR",
-        group=_GROUP,
+        group=CLUSTER,
     )
     workers: int | None = option(
         None,
@@ -34,9 +35,9 @@ class ClusterOptions(Options):
         implied="one per core",
         minimum=1,
         maximum=10_000,
-        group=_GROUP,
+        group=CLUSTER,
     )
     threads: int = option(
-        1, "number of threads in each local worker", minimum=1, maximum=1_000, group=_GROUP
+        1, "number of threads in each local worker", minimum=1, maximum=1_000, group=CLUSTER
     )
-    dashboard: bool = option(True, "serve the Dask dashboard", group=_GROUP)
+    dashboard: bool = option(True, "serve the Dask dashboard", group=CLUSTER)

@@ -8,7 +8,8 @@ from typing import Any
 
 from pipeline.backbone.choices import POOLINGS
 from pipeline.store import layout
-from pipeline.store.features import DTYPES, KINDS, PRECISIONS, FeatureOptions
+from pipeline.store.derived import PRECISIONS
+from pipeline.store.features import DTYPES, KINDS, FeatureOptions
 from pipeline.store.options import DEFAULT_SIZES, DEFAULTS, StoreOptions
 from pipeline.store.recipe import FILTERS, FITS, MISSING_END
 from workflows.options.cluster import ClusterOptions
@@ -28,13 +29,14 @@ _EXECUTION = "execution"
 _FEATURES = "features"
 
 
-def _wait(work: str) -> Any:
-    return option(
-        False,
-        f"wait for another run that {work}",
-        implied="fail",
-        group=_EXECUTION,
-    )
+def wait_option(work: str, *, group: str = _EXECUTION) -> Any:
+    """Return the field of the option `--wait`, a `bool`.
+
+    Args:
+        work: What the other run does, as a phrase that follows "that".
+        group: The heading of the help text under which it is listed (default `execution`).
+    """
+    return option(False, f"wait for another run that {work}", implied="fail", group=group)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +179,7 @@ class PrepareOptions(SourceReadingOptions, ClusterOptions):
         metavar="SECONDS",
         group=_EXECUTION,
     )
-    wait: bool = _wait("prepares the same split")
+    wait: bool = wait_option("prepares the same split")
 
     def __post_init__(self) -> None:
         """Reject invalid options before anything is read.
@@ -275,7 +277,7 @@ class RepairOptions(SourceReadingOptions, ClusterOptions):
         metavar="SOURCE",
         group="source",
     )
-    wait: bool = _wait("works on the same split")
+    wait: bool = wait_option("works on the same split")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -350,7 +352,7 @@ class FeaturesOptions(ClusterOptions):
         "check the committed features first, and compute damaged ones again",
         group=_EXECUTION,
     )
-    wait: bool = _wait("computes the same features")
+    wait: bool = wait_option("computes the same features")
 
     def __post_init__(self) -> None:
         """Check the options.

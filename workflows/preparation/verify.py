@@ -6,12 +6,13 @@ import time
 from collections.abc import Sequence
 
 from pipeline.errors import StoreError
-from pipeline.features import verify as feature_check
-from pipeline.features.verify import FeatureRecords
+from pipeline.features import verify as row_check
+from pipeline.features.verify import RECIPES, DerivedRecords
 from pipeline.ingest import verify
 from pipeline.ingest.recheck import recheck_rows
 from pipeline.ingest.verify import SplitRecords
-from pipeline.store import features, integrity, layout, records
+from pipeline.store import derived, integrity, records
+from pipeline.store.derived import DerivedRecipe
 from pipeline.store.integrity import Problem
 from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
@@ -23,7 +24,9 @@ UNKNOWN_TEXT = "belongs to no commit; it is harmless and may be deleted."
 
 
 def run_verify(options: VerifyOptions) -> int:
-    """Check the requested splits and their features, and print what is wrong; nothing is changed.
+    """Check the requested splits and the rows that networks computed of them; print what is wrong.
+
+    Nothing is changed.
 
     Args:
         options: The parsed options of `tesserae verify`: `store`, `split` (names, or `("all",)`),
@@ -40,7 +43,7 @@ def run_verify(options: VerifyOptions) -> int:
     """
     objects = open_objects(options.store)
     ok = True
-    features_of = features.splits_of(objects)
+    sets = {kind: derived.splits_of(objects, kind.family) for kind in RECIPES}
     for split in splits_to_check(objects, options.split):
         split_records, problems = verify_split(objects, split, threads=options.threads)
         print_problems(problems)
@@ -51,62 +54,76 @@ def run_verify(options: VerifyOptions) -> int:
             print(f"  {_advice(problems)}")
         elif options.source is not None:
             ok = _recheck_source_rows(objects, split, options.source) and ok
-        for name in (name for name, splits in features_of.items() if split in splits):
-            ok = verify_features(objects, name, split_records, threads=options.threads) and ok
+        for kind, splits_of in sets.items():
+            for name in (name for name, splits in splits_of.items() if split in splits):
+                ok = verify_rows(objects, kind, name, split_records, threads=options.threads) and ok
     if options.split == ALL:
-        ok = _check_unknown_splits(objects, features_of) and ok
+        ok = _check_unknown_splits(objects, sets) and ok
     return 0 if ok else 1
 
 
-def _check_unknown_splits(objects: Objects, features_of: dict[str, list[str]]) -> bool:
-    """Print features of splits that the store lacks; return True if there are none."""
+def _check_unknown_splits(
+    objects: Objects, sets: dict[type[DerivedRecipe], dict[str, list[str]]]
+) -> bool:
+    """Print rows of splits that the store lacks; return True if there are none."""
     known_splits = records.stored_splits(objects)
     problems = [
         problem
-        for name, splits in features_of.items()
-        for problem in feature_check.unknown_splits(known_splits, splits, name)
+        for kind, splits_of in sets.items()
+        for name, splits in splits_of.items()
+        for problem in row_check.unknown_splits(known_splits, splits, kind.family, name)
     ]
     print_problems(problems)
     return not problems
 
 
-def verify_features(objects: Objects, name: str, images: SplitRecords, *, threads: int = 0) -> bool:
-    """Check the features of one split against their records, and print what is wrong.
+def verify_rows(
+    objects: Objects,
+    kind: type[DerivedRecipe],
+    name: str,
+    images: SplitRecords,
+    *,
+    threads: int = 0,
+) -> bool:
+    """Check the derived rows of one split against their records, and print what is wrong.
 
     Args:
         objects: The objects of the store.
-        name: The name of the feature set: its folder in `features/`.
-        images: The records of the split whose images the features describe, from `verify_split`.
+        kind: The class of the recipe of the rows, such as `FeatureRecipe`.
+        name: The name of the set of rows: its folder in that of the family.
+        images: The records of the split whose images they were computed from, from `verify_split`.
         threads: Number of threads that read files (default 0: one per core).
 
     Returns:
         True if every file is present and undamaged and all shards are computed; False also if the
-        store has no such features.
+        store has no such set.
     """
     started = time.monotonic()
-    feature_records = feature_check.check_feature_records(objects, name, images)
-    title = f"{images.split}: verify features"
+    noun = kind.family.noun
+    row_records = row_check.check_derived_records(objects, kind, name, images)
+    title = f"{images.split}: verify {noun}"
     problems = sorted(
-        {*feature_records.problems, *_problems_of_objects(objects, feature_records, title, threads)}
+        {*row_records.problems, *_problems_of_objects(objects, row_records, title, threads)}
     )
-    summary = _verify_summary(feature_records, problems, started)
-    print(printable(f"{images.split}: features {name}: {summary}"))
+    summary = _verify_summary(row_records, problems, started)
+    print(printable(f"{images.split}: {noun} {name}: {summary}"))
     print_problems(problems)
-    for unknown in feature_check.unknown_feature_objects(objects, feature_records):
+    for unknown in row_check.unknown_row_objects(objects, row_records):
         print(printable(f"  note: {unknown} {UNKNOWN_TEXT}"))
     if problems:
-        print(printable(f"  {_advice_on_features(feature_records, problems)}"))
+        print(printable(f"  {_advice_on_rows(row_records, problems)}"))
     return not problems
 
 
-def _advice_on_features(feature_records: FeatureRecords, problems: Sequence[Problem]) -> str:
-    if feature_records.recipe is None:
+def _advice_on_rows(row_records: DerivedRecords, problems: Sequence[Problem]) -> str:
+    family = row_records.kind.family
+    if row_records.recipe is None:
         return (
-            "Run the same `tesserae features` as before to restore it, or delete the folder"
-            f" {layout.FEATURES}/{feature_records.name} if it is not needed."
+            f"Run the same `{family.command}` as before to restore it, or delete the folder"
+            f" {family.names.set_folder(row_records.name)} if it is not needed."
         )
-    flags = feature_records.recipe.command_line_options(feature_records.kinds)
-    command = f"tesserae features STORE --trunk MODEL {flags} --split {feature_records.split}"
+    command = row_records.recipe.rerun_command(tuple(row_records.kinds))
+    command = f"{command} --split {row_records.split}"
     if all(problem.unfinished for problem in problems):
         return f"`{command}` computes the unfinished shards."
     return f"`{command} --repair` recomputes only the damaged and missing files."
@@ -175,7 +192,7 @@ def verify_split(
         threads: Number of threads that read files (default 0: one per core).
 
     Returns:
-        The records of the split, for `verify_features`, and its problems, each with `name` and
+        The records of the split, for `verify_rows`, and its problems, each with `name` and
         `description`, sorted: missing and damaged files, and what is unfinished. Problems are
         returned, not raised, also those of a split that the store lacks; empty if the split is
         finished and undamaged.
@@ -195,7 +212,7 @@ def verify_split(
 
 
 def _problems_of_objects(
-    objects: Objects, verified: SplitRecords | FeatureRecords, title: str, threads: int
+    objects: Objects, verified: SplitRecords | DerivedRecords, title: str, threads: int
 ) -> list[Problem]:
     """Read every object that the records vouch for, with progress; return what is wrong."""
     problems = []
@@ -208,7 +225,7 @@ def _problems_of_objects(
 
 
 def _verify_summary(
-    verified: SplitRecords | FeatureRecords, problems: Sequence[Problem], started: float
+    verified: SplitRecords | DerivedRecords, problems: Sequence[Problem], started: float
 ) -> str:
     """Return state, files, bytes and time of a verification that began at *started*."""
     wrong = sum(not problem.unfinished for problem in problems)

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.errors import StoreError
-from pipeline.features import verify as feature_check
+from pipeline.features import verify as row_check
 from pipeline.ingest import verify
 from pipeline.ingest.source_index import SourceIndex
 from pipeline.ingest.verify import SplitRecords
-from pipeline.store import features, records
+from pipeline.store import derived, records
+from pipeline.store.derived import DerivedRecipe
 from pipeline.store.encoding import parse_encoding
+from pipeline.store.features import FeatureRecipe
 from pipeline.store.integrity import Problem
 from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
+from pipeline.store.upscaled import UpscaledRecipe
 from workflows.reports.class_lines import mapping_lines, skipped_text
 from workflows.reports.options import InfoOptions
 from workflows.reports.quarantine import by_reason, has_quarantined, read_lines
@@ -60,9 +64,10 @@ def describe_store(objects: Objects) -> dict[str, Any]:
     Returns:
         The document of `tesserae info --json`: `store` (path or URL), `format` and `recipe` (its
         number of the format and a dictionary of its fields, such as `fit` and `codec`; None if
-        neither the recipe nor a copy can be read), `splits` and `features`. `splits` has for each
-        name a dictionary with `finished`, `rows`, `rows_committed`, `shards`, `shards_committed`,
-        `seed`, `listing`, `sizes` (by side, as text, dictionaries with `num_bytes`),
+        neither the recipe nor a copy can be read), `splits`, `features` and `upscaled`. `splits`
+        has for each name a dictionary with `finished`, `rows`, `rows_committed`, `shards`,
+        `shards_committed`, `seed`, `listing`, `sizes` (by side, as text, dictionaries with
+        `num_bytes`),
         `sizes_finished`, `encoded` (by name of the array, such as `jpeg256@90`, dictionaries with
         `num_bytes`; `mean_row_bytes`, the bytes on disk for each readable row, None without one;
         `short_side` in pixels and `quality`, both None for `original`; and `encoder`, the software
@@ -73,7 +78,8 @@ def describe_store(objects: Objects) -> dict[str, Any]:
         `seed` and `listing` are None if neither the plan nor its copy can be read. `features` has
         for each name of a feature set a dictionary with fields of its recipe, such as `dim`, with
         `num_bytes`, and with `splits`: by name, dictionaries with `finished`, `kinds`,
-        `shards_committed`, `num_bytes` and `problems`.
+        `shards_committed`, `num_bytes` and `problems`. `upscaled` has the same for each set of
+        upscaled images.
 
     Raises:
         StoreError: There is no store; it has no split, and its recipe is damaged; or a document has
@@ -88,10 +94,8 @@ def describe_store(objects: Objects) -> dict[str, Any]:
         "format": None if recipe is None else recipe.format,
         "recipe": None if recipe is None else _recipe_facts(recipe),
         "splits": {split.split: _describe_split(objects, split) for split in splits},
-        "features": {
-            name: _describe_features(objects, name, [s for s in splits if s.split in names])
-            for name, names in features.splits_of(objects).items()
-        },
+        "features": _describe_sets(objects, FeatureRecipe, FEATURE_FIELDS, splits),
+        "upscaled": _describe_sets(objects, UpscaledRecipe, UPSCALED_FIELDS, splits),
     }
 
 
@@ -196,15 +200,41 @@ def _passed_over(objects: Objects, plan: Plan | None) -> dict[str, tuple[int, st
     return rows.origin.passed
 
 
-RECIPE_FIELDS = (
+FEATURE_FIELDS = (
     *("trunk", "cut", "pooling", "stored_size", "input_size", "precision", "dtype", "dim"),
     *("weights", "digest", "encoded", "crop"),
 )
 """The fields of a feature recipe that are reported."""
+UPSCALED_FIELDS = (
+    *("network", "weights", "step", "scale", "stored_size", "size", "self_ensemble", "precision"),
+    "digest",
+)
+"""The fields of a recipe of upscaled images that are reported."""
 
 
-def _describe_features(objects: Objects, name: str, images: list[SplitRecords]) -> dict[str, Any]:
-    split_records = [feature_check.check_feature_records(objects, name, split) for split in images]
+def _describe_sets(
+    objects: Objects,
+    kind: type[DerivedRecipe],
+    recipe_fields: Sequence[str],
+    splits: Sequence[SplitRecords],
+) -> dict[str, Any]:
+    """Return the facts about each set of derived rows of a family, by name."""
+    return {
+        name: _describe_set(
+            objects, kind, name, recipe_fields, [each for each in splits if each.split in names]
+        )
+        for name, names in derived.splits_of(objects, kind.family).items()
+    }
+
+
+def _describe_set(
+    objects: Objects,
+    kind: type[DerivedRecipe],
+    name: str,
+    recipe_fields: Sequence[str],
+    images: Sequence[SplitRecords],
+) -> dict[str, Any]:
+    split_records = [row_check.check_derived_records(objects, kind, name, each) for each in images]
     recipe = next((split.recipe for split in split_records if split.recipe is not None), None)
     splits = {
         split.split: {
@@ -219,7 +249,7 @@ def _describe_features(objects: Objects, name: str, images: list[SplitRecords]) 
         for split in split_records
     }
     return {
-        **{key: None if recipe is None else getattr(recipe, key) for key in RECIPE_FIELDS},
+        **{key: None if recipe is None else getattr(recipe, key) for key in recipe_fields},
         "splits": splits,
         "num_bytes": sum(split["num_bytes"] for split in splits.values()),
     }
@@ -238,8 +268,10 @@ def store_info_lines(facts: dict[str, Any], limit: int | None) -> list[str]:
     ]
     for split, split_facts in facts["splits"].items():
         out += _info_split_lines(split, split_facts, limit)
-    for name, feature_facts in facts["features"].items():
-        out += _feature_lines(name, feature_facts)
+    for name, set_facts in facts["features"].items():
+        out += _set_lines(f"features {name}", _feature_line(set_facts), set_facts)
+    for name, set_facts in facts["upscaled"].items():
+        out += _set_lines(f"upscaled {name}", _upscaled_line(set_facts), set_facts)
     return [printable(line) for line in out]
 
 
@@ -264,14 +296,31 @@ def _images_text(facts: dict[str, Any]) -> str:
     return f"{facts['encoded']} at {size}, centre crop of {float(share):g} of the short side"
 
 
-def _feature_lines(name: str, facts: dict[str, Any]) -> list[str]:
-    out = [f"  features {name}  {bytes_text(facts['num_bytes'])}"]
-    if facts["dim"] is not None:
-        out.append(
-            f"    {facts['dim']:,} x {facts['dtype']}, trunk {facts['trunk']},"
-            f" cut {facts['cut'] or 'end'}, pooling {facts['pooling']}; {_images_text(facts)},"
-            f" computed in {facts['precision']}"
-        )
+def _feature_line(facts: dict[str, Any]) -> str:
+    """Return what features are, in one line; empty without a recipe."""
+    if facts["dim"] is None:
+        return ""
+    return (
+        f"{facts['dim']:,} x {facts['dtype']}, trunk {facts['trunk']}, cut {facts['cut'] or 'end'},"
+        f" pooling {facts['pooling']}; {_images_text(facts)}, computed in {facts['precision']}"
+    )
+
+
+def _upscaled_line(facts: dict[str, Any]) -> str:
+    """Return what upscaled images are, in one line; empty without a recipe."""
+    if facts["size"] is None:
+        return ""
+    ensemble = ", mean of eight orientations" if facts["self_ensemble"] else ""
+    return (
+        f"{facts['size']} px, {facts['scale']} times {facts['stored_size']} px, network"
+        f" {facts['network']} at step {facts['step']:,}, computed in {facts['precision']}{ensemble}"
+    )
+
+
+def _set_lines(title: str, line: str, facts: dict[str, Any]) -> list[str]:
+    """Return the lines about a set of derived rows, of which *line* says what they are."""
+    out = [f"  {title}  {bytes_text(facts['num_bytes'])}"]
+    out += [f"    {line}"] if line else []
     for split, progress in facts["splits"].items():
         state = "finished" if progress["finished"] else "not finished"
         num_bytes = bytes_text(progress["num_bytes"])

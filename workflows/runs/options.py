@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
+from pipeline.store.derived import PRECISIONS
+from pipeline.store.layout import MAX_SIZE, is_split
 from workflows.evaluation.options import EvaluationOptions
-from workflows.options.fields import Options, argument, option
+from workflows.options.cluster import CLUSTER, ClusterOptions
+from workflows.options.fields import Options, argument, flag_of, flags_of, option
+from workflows.preparation.options import ALL, wait_option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,20 +79,37 @@ class SampleImagesOptions(Options):
     )
 
 
+_FILES = "image files"
+_STORE = "images of a store"
+
+
 @dataclass(frozen=True, kw_only=True)
-class UpscaleOptions(Options):
-    """The options of `tesserae upscale`."""
+class UpscaleOptions(ClusterOptions):
+    """The options of `tesserae upscale`, of image files or, with `store`, of a store's images."""
 
     run: Path = argument("folder of a run of `tesserae train superres`", metavar="RUN")
     images: tuple[str, ...] = argument(
-        "image files, or folders of them", metavar="IMAGE", default=()
+        "image files, or folders of them; none with --store", metavar="IMAGE", default=()
     )
-    out: Path = option(
-        MISSING,
+    precision: str | None = option(
+        None,
+        "number format of the computation; auto, for files only, is bfloat16 if the hardware"
+        " multiplies matrices of it, else float32",
+        implied="auto; with --store float32",
+        choices=("auto", *PRECISIONS),
+    )
+    self_ensemble: bool = option(
+        False,
+        "average the results of all eight orientations of an image, which is a little better and"
+        " takes eight times as long",
+    )
+    out: Path | None = option(
+        None,
         "folder of the enlarged images, which is created if it is missing; for a single image also"
-        " a file whose name ends in .png or .jpg",
+        " a file whose name ends in .png or .jpg; required unless --store is passed",
         metavar="OUT",
         aliases=("-o",),
+        group=_FILES,
     )
     format: str | None = option(
         None,
@@ -96,26 +117,19 @@ class UpscaleOptions(Options):
         " transparency",
         implied="as the name of OUT says, otherwise png",
         choices=("png", "jpeg"),
+        group=_FILES,
     )
     overwrite: bool = option(
-        False, "replace enlarged images that exist, which are otherwise left as they are"
-    )
-    self_ensemble: bool = option(
         False,
-        "average the results of all eight orientations of an image, which is a little better and"
-        " takes eight times as long",
+        "replace enlarged images that exist, which are otherwise left as they are",
+        group=_FILES,
     )
     device: str | None = option(
         None,
         "torch device to compute on, e.g. cpu, cuda or cuda:1",
         implied="a GPU if there is one",
         metavar="DEVICE",
-    )
-    precision: str = option(
-        "auto",
-        "number format of the computation; auto is bfloat16 if the hardware multiplies matrices of"
-        " it, else float32",
-        choices=("auto", "float32", "bfloat16"),
+        group=_FILES,
     )
     tile: int | None = option(
         None,
@@ -123,4 +137,94 @@ class UpscaleOptions(Options):
         " less memory and more time",
         implied="as large as 1 GiB, or half of a GPU's free memory, allows",
         minimum=1,
+        group=_FILES,
     )
+    store: str | None = option(
+        None,
+        "folder or URL of the store whose images are enlarged, and which gets the result",
+        metavar="STORE",
+        group=_STORE,
+    )
+    size: int | None = option(
+        None,
+        "side of the enlarged images, in pixels; the stored images of this side divided by the"
+        " scale of the network are read; required with --store",
+        minimum=2,
+        maximum=MAX_SIZE,
+        metavar="PIXELS",
+        group=_STORE,
+    )
+    name: str | None = option(
+        None,
+        "name of the result, by which it is read: letters, digits, - and _",
+        implied="network, scale and size, such as span-x4-288",
+        group=_STORE,
+    )
+    split: tuple[str, ...] = option(
+        ALL,
+        "splits whose images are enlarged, or `all` finished splits",
+        metavar="SPLIT",
+        group=_STORE,
+    )
+    gpus: int | None = option(
+        None,
+        "number of GPUs to use; 0 computes on CPUs",
+        implied="all GPUs of the cluster",
+        minimum=0,
+        group=_STORE,
+    )
+    repair: bool = option(
+        False,
+        "check the committed images first, and compute damaged ones again",
+        group=_STORE,
+    )
+    wait: bool = wait_option("computes the same images", group=_STORE)
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            ValueError: A value is out of its range, an option is missing, or one is of no use
+                together with `store`, or without it.
+        """
+        super().__post_init__()
+        if self.store is None:
+            self._check_files()
+        else:
+            self._check_store()
+
+    def _check_files(self) -> None:
+        for flag in self._changed_flags("options", _FILES):
+            raise ValueError(f"{flag} is for the images of a store: omit it, or add --store.")
+        if not self.images:
+            raise ValueError("expected at least one image file, or a folder of them, or --store.")
+        if self.out is None:
+            raise ValueError(
+                "--out is missing: expected the folder of the enlarged images, such as --out"
+                " upscaled."
+            )
+
+    def _check_store(self) -> None:
+        if self.images:
+            raise ValueError(
+                f"--store is {self.store} and IMAGE is {self.images[0]}: omit one of them, as"
+                " either a store is enlarged or image files."
+            )
+        for flag in self._changed_flags("options", _STORE, CLUSTER):
+            raise ValueError(f"{flag} is for image files: omit it, or --store.")
+        if self.size is None:
+            raise ValueError(
+                "--size is missing: --store needs the side of the enlarged images, in pixels."
+            )
+        if self.precision == "auto":
+            raise ValueError(
+                f"--precision is auto: with --store expected {' or '.join(PRECISIONS)}, so that"
+                " all machines compute the same images."
+            )
+        if self.name is not None and not is_split(self.name):
+            raise ValueError(f"--name is {self.name!r}: expected letters, digits, '-' and '_'.")
+
+    def _changed_flags(self, *headings: str) -> list[str]:
+        """Return the flags of options that have not their default, unless under these headings."""
+        usable = {field.name for field in fields(self) if flag_of(field).group in headings}
+        return [flag.partition("=")[0] for flag in flags_of(self, exclude=usable)]

@@ -50,13 +50,16 @@ class TrainedUpscaler:
         """The factor of the enlargement."""
         return self.network.scale
 
-    def enlarge(self, images: Tensor, *, self_ensemble: bool = False) -> Tensor:
+    def enlarge(
+        self, images: Tensor, *, side: int | None = None, self_ensemble: bool = False
+    ) -> Tensor:
         """Return enlarged images in whole levels.
 
         Large images are computed in tiles, and many images in groups, as the memory allows.
 
         Args:
             images: (n, 3, h, w) RGB in levels, 0 to 255, of any dtype and on any device.
+            side: The side of the tiles, as for `enlarge_tiles`.
             self_ensemble: True to average the results of all eight orientations of an image (Lim et
                 al.: Enhanced Deep Residual Networks for Single Image Super-Resolution, CVPRW 2017),
                 which takes eight times as long (default False).
@@ -67,7 +70,7 @@ class TrainedUpscaler:
         count, channels, height, width = images.shape
         scale = self.scale
         enlarged = torch.empty(count, channels, height * scale, width * scale, dtype=torch.uint8)
-        for tile, pixels in self.enlarge_tiles(images, self_ensemble=self_ensemble):
+        for tile, pixels in self.enlarge_tiles(images, side=side, self_ensemble=self_ensemble):
             enlarged[:, :, tile.rows.output(scale), tile.columns.output(scale)] = pixels
         return enlarged
 

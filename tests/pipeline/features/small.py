@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.backbone.load import open_backbone
 from pipeline.features import extract
-from pipeline.features.shard_task import extract_shard
-from pipeline.features.verify import check_feature_records
+from pipeline.features.shard_task import compute_shard
+from pipeline.features.verify import check_derived_records
 from pipeline.features.worker import FeatureTaskConfig, open_workspace
 from pipeline.ingest import verify as image_check
 from pipeline.ingest.worker import workspace as image_workspace
-from pipeline.store import features, layout, records
+from pipeline.store import derived, features, layout, records
 from pipeline.store.features import FeatureOptions, FeatureRecipe
 from pipeline.store.integrity import Problem, check_objects
 from pipeline.store.objects import Objects
@@ -72,7 +72,7 @@ class StartedRun:
 
     def shard(self, kind: str, number: int) -> str:
         """Return the name of a shard object."""
-        return layout.features_shard(self.recipe.name, self.plan.split, kind, number)
+        return layout.FEATURES.shard(self.recipe.name, self.plan.split, kind, number)
 
 
 def begin(
@@ -90,10 +90,10 @@ def begin(
     backbone = open_backbone(trunk, cut=cut, pooling=pooling)
     recipe = extract.resolve_feature_recipe(objects, split, backbone, FeatureOptions(**choices))
     plan = records.load_plan(objects, split)
-    run = extract.new_features_run(recipe.name, split)
+    run = extract.new_run(recipe, split)
     objects = open_objects(str(store), run)
     objects.begin()
-    extract.write_features_metadata(objects, recipe, plan, kinds)
+    extract.write_metadata(objects, recipe, plan, kinds)
     open_workspace.cache_clear()  # a test may have changed the store or the network
     image_workspace.cache_clear()
     work = FeatureTaskConfig(
@@ -132,14 +132,12 @@ def make(
     """
     run = begin(store, trunk, kinds=kinds, **choices)
     if repair:
-        extract.remove_feature_shards(*run.context, extract.damaged_objects(*run.context))
+        extract.remove_shards(*run.context, extract.damaged_objects(*run.context))
     missing_shards = extract.missing_shards(*run.context, kinds)
     if missing_shards:
-        extract.remove_feature_shards(
-            *run.context, extract.obsolete_feature_shards(*run.context, kinds)
-        )
+        extract.remove_shards(*run.context, extract.obsolete_shards(*run.context, kinds))
     for shard in missing_shards if shards is None else shards:
-        extract_shard(run.work, shard, threads)
+        compute_shard(run.work, shard, threads)
     if finish:
         extract.finish(*run.context)
     run.objects.end()
@@ -149,7 +147,7 @@ def make(
 def files(store: str | Path, name: str) -> dict[str, bytes]:
     """Return the reproducible files of features: all but the provenance in commits."""
     objects = open_objects(str(store))
-    root = f"{layout.FEATURES}/{name}/"
+    root = f"{layout.FEATURES.folder}/{name}/"
     listed = [file.removeprefix(root) for file in objects.names(root.rstrip("/"))]
     return {file: objects.get(root + file) for file in listed if not file.startswith("commits/")}
 
@@ -158,9 +156,11 @@ def problems(store: str | Path) -> dict[str, str]:
     """Return the problems with all features of a store, by file."""
     objects = open_objects(str(store))
     reported: list[Problem | None] = []
-    for name, splits in features.splits_of(objects).items():
+    for name, splits in derived.splits_of(objects, features.FAMILY).items():
         for split in splits:
-            records = check_feature_records(objects, name, image_check.read_records(objects, split))
+            records = check_derived_records(
+                objects, FeatureRecipe, name, image_check.read_records(objects, split)
+            )
             reported += records.problems
             reported += [problem for _, problem in check_objects(objects, records.objects)]
     return {problem.name: problem.description for problem in reported if problem is not None}

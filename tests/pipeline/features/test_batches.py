@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import google_crc32c
@@ -16,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError
-from pipeline.features.batches import ThreadSafeIterator, batches, read_chunks
+from pipeline.features.batches import batches, read_chunks
 from pipeline.store import arrays, records
 from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
@@ -164,27 +161,3 @@ def test_batches_are_the_readable_rows_in_order(
     assert [int(row) for _, images in all_batches for row in images.ravel()] == indices
     assert all(len(rows_of_batch) == batch_rows for rows_of_batch, _ in all_batches[:-1])
     assert all(0 < len(rows_of_batch) <= batch_rows for rows_of_batch, _ in all_batches)
-
-
-def test_concurrent_threads_take_each_item_once() -> None:
-    """An error ends the iteration for all threads."""
-
-    def slow() -> Iterator[int]:
-        for number in range(200):
-            time.sleep(1e-5)  # another thread may come in here
-            yield number
-
-    shared_numbers = ThreadSafeIterator(slow())
-    with ThreadPoolExecutor(8) as pool:
-        parts = list(pool.map(lambda _: list(shared_numbers), range(8)))
-    assert sorted(number for part in parts for number in part) == list(range(200))
-
-    def broken() -> Iterator[int]:
-        yield 1
-        raise StoreDamagedError("x")
-
-    shared = ThreadSafeIterator(broken())
-    assert next(shared) == 1
-    with pytest.raises(StoreDamagedError):
-        next(shared)
-    assert list(shared) == []

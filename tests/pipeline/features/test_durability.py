@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store import features, layout, local
+from pipeline.store import derived, layout, local
 from pipeline.store.features import FeatureCommit, FeatureFinishRecord, FeatureRecipe
 from pipeline.store.fingerprint import fingerprint
 from tests.disk import LOSSES, Disk, lay_out, recording, replay
@@ -60,7 +60,7 @@ def run(
     if request.param != "both at once":
         name = make(before, trunk, kinds=("plain",) if request.param == "mirrored later" else BOTH)
     if request.param == "repair":
-        shard = before / layout.features_shard(name, "train", "mirrored", 1)
+        shard = before / layout.FEATURES.shard(name, "train", "mirrored", 1)
         shard.write_bytes(shard.read_bytes()[:-1] + b"x")
     root = folder / "recorded"
     shutil.copytree(before, root / "store")
@@ -79,17 +79,17 @@ def broken_promises(name: str, left: dict[str, bytes | None]) -> list[str]:
     }
     vouched, needed = [], set()
     for file, data in files_left.items():
-        if file.startswith(f"{layout.FEATURES}/{name}/commits/"):
-            commit = features.decode_features_document(FeatureCommit, data, file)
+        if file.startswith(f"{layout.FEATURES.folder}/{name}/commits/"):
+            commit = derived.decode_document(FeatureCommit, data, file)
             vouched += [*commit.arrays.values()]
-            needed.add(layout.features_recipe(name))
-    done = layout.features_done(name, "train")
+            needed.add(layout.FEATURES.recipe(name))
+    done = layout.FEATURES.done(name, "train")
     if done in files_left:
-        record = features.decode_features_document(FeatureFinishRecord, files_left[done], done)
+        record = derived.decode_document(FeatureFinishRecord, files_left[done], done)
         vouched += record.objects
-        needed |= {layout.features_commit(name, "train", shard) for shard in range(3)}
+        needed |= {layout.FEATURES.commit(name, "train", shard) for shard in range(3)}
         needed |= {
-            layout.features_shard(name, "train", kind, shard)
+            layout.FEATURES.shard(name, "train", kind, shard)
             for kind in record.kinds
             for shard in range(3)
         }
@@ -108,7 +108,7 @@ def test_records_vouch_only_for_durable_objects_at_every_operation(run: Recorded
     """The loss is the harshest; only the damaged object of a repair may be missing."""
     for prefix, disk in enumerate(run.states()):
         lost = broken_promises(run.name, disk.lose("strict"))
-        repaired = layout.features_shard(run.name, "train", "mirrored", 1)
+        repaired = layout.FEATURES.shard(run.name, "train", "mirrored", 1)
         assert set(lost) <= {repaired}, prefix
         if lost:
             assert run.after(0).lose("strict")[f"store/{repaired}"] is not None
@@ -138,7 +138,7 @@ def check_killed(
     monkeypatch.setattr(local, "_durable", set())  # a process forgets on its death what it synced
     with recording(monkeypatch, root, max(disk.data)) as ops:
         make(root / "store", run.trunk, kinds=BOTH)
-    repaired = layout.features_shard(run.name, "train", "mirrored", 1)
+    repaired = layout.FEATURES.shard(run.name, "train", "mirrored", 1)
     for op in (op for op in ops if not (op[0] == "rename" and ".tmp/" in op[2])):
         disk.apply(op)
         assert set(broken_promises(run.name, disk.lose("strict"))) <= {repaired}, (killed, op)
@@ -184,10 +184,10 @@ def test_a_run_can_continue_after_a_power_loss_at_any_operation(
 
 def test_the_recipe_is_durable_before_the_first_shard(run: RecordedRun) -> None:
     """Shards are useless without it."""
-    recipe = f"store/{layout.features_recipe(run.name)}"
+    recipe = f"store/{layout.FEATURES.recipe(run.name)}"
     for disk in run.states():
         left = disk.lose("strict")
         if any(name.rpartition("/")[2].startswith("c.") and run.name in name for name in left):
             data = left[recipe]
             assert data is not None
-            assert features.decode_features_document(FeatureRecipe, data, recipe).name == run.name
+            assert derived.decode_document(FeatureRecipe, data, recipe).name == run.name

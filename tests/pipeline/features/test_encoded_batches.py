@@ -18,11 +18,11 @@ from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.features import extract, worker
 from pipeline.features.encoded_batches import decode_batch, encoded_batches
 from pipeline.features.reader import open_features
-from pipeline.features.shard_task import extract_shard
+from pipeline.features.shard_task import compute_shard
 from pipeline.loader import Loader
 from pipeline.loader.crops import Crop
 from pipeline.loader.image_readers import CropDecoder
-from pipeline.store import features, layout, records
+from pipeline.store import derived, layout, records
 from pipeline.store.encoding import fitting_encoding
 from pipeline.store.features import FeatureOptions
 from pipeline.store.open import open_objects
@@ -149,9 +149,9 @@ def test_no_features_of_damaged_rows_are_committed(encoded: Path, trunk: Path, w
         data[40 if where == "row" else -1] ^= 1
         file.write_bytes(bytes(data))
     with pytest.raises(StoreDamagedError, match=r"differs from its commit|is damaged"):
-        extract_shard(run.work, 1)
-    assert features.load_feature_commit(run.objects, run.recipe, run.plan, 1) is None
-    extract_shard(run.work, 0)
+        compute_shard(run.work, 1)
+    assert derived.load_commit(run.objects, run.recipe, run.plan, 1) is None
+    compute_shard(run.work, 0)
 
 
 def test_features_of_rows_that_were_repaired_otherwise_are_computed_again(
@@ -168,7 +168,7 @@ def test_features_of_rows_that_were_repaired_otherwise_are_computed_again(
     run = begin(encoded, trunk, encoded="jpeg:20@90")
     assert run.recipe.name == name
     assert extract.missing_shards(*run.context, ("plain",)) == [1]
-    assert "images that have changed" in problems(encoded)[layout.features_commit(name, "train", 1)]
+    assert "images that have changed" in problems(encoded)[layout.FEATURES.commit(name, "train", 1)]
 
 
 def test_a_split_without_squares_gives_its_most_suitable_rows(encoded: Path, trunk: Path) -> None:
@@ -212,7 +212,7 @@ def test_crops_of_another_version_are_refused(
     monkeypatch.setattr("pipeline.loader.crops.CROP_VERSION", 2)
     worker.open_workspace.cache_clear()
     with pytest.raises(StoreMismatchError, match=r"crops 'centre 1\.0 1', and this version"):
-        extract_shard(run.work, 0)
+        compute_shard(run.work, 0)
 
 
 def test_the_folder_of_a_renamed_network_keeps_its_features(encoded: Path, trunk: Path) -> None:
@@ -222,7 +222,7 @@ def test_the_folder_of_a_renamed_network_keeps_its_features(encoded: Path, trunk
     if not renamed.exists():
         shutil.copytree(trunk, renamed)
     assert begin(encoded, renamed).recipe.name == name
-    (encoded / layout.features_recipe(name)).unlink()
+    (encoded / layout.FEATURES.recipe(name)).unlink()
     assert begin(encoded, renamed).recipe.name == name
 
 

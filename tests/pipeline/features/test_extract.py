@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from pipeline.errors import StoreError, StoreMismatchError
 from pipeline.features import extract
 from pipeline.features.reader import finished_features, open_features
-from pipeline.features.shard_task import extract_shard
+from pipeline.features.shard_task import compute_shard
 from pipeline.features.worker import FeatureTaskConfig
-from pipeline.store import features, layout, records
+from pipeline.store import derived, features, layout, records
 from pipeline.store.features import FeatureRecipe
 from pipeline.store.open import open_objects
 from tests.images import make_folder, prepare_inline
@@ -50,7 +50,7 @@ def test_any_order_and_any_interruption_gives_the_same_bytes(store: Path, trunk:
 def test_mirrored_features_are_added_to_plain_ones(store: Path, trunk: Path) -> None:
     """Plain features are not computed again, and can be read meanwhile."""
     name = make(store, trunk)
-    plain = store / layout.features_shard(name, "train", "plain", 0)
+    plain = store / layout.FEATURES.shard(name, "train", "plain", 0)
     before, when = plain.read_bytes(), plain.stat().st_mtime_ns
     assert make(store, trunk, kinds=BOTH, shards=[1], finish=False) == name
     assert open_features(store, name, "train").kinds == ("plain",)
@@ -83,7 +83,7 @@ def test_the_reason_for_extracting_features_is_reported(store: Path, trunk: Path
     assert why(BOTH, dtype="float16").startswith(
         f"those stored as {half} lack mirror images (--mirrored"
     )
-    (store / layout.features_shard(name, "train", "plain", 1)).unlink()
+    (store / layout.FEATURES.shard(name, "train", "plain", 1)).unlink()
     assert why().startswith(f"some of those stored as {name} are missing")
     change_weights(trunk)
     assert why(dtype="float16") == (
@@ -147,7 +147,7 @@ def test_the_folder_of_a_network_does_not_change_the_name(
     moved = Path(shutil.copytree(trunk, tmp_path / "another name"))
     assert make(store, moved) == name
     assert files(store, name) == before
-    (store / layout.features_recipe(name)).unlink()
+    (store / layout.FEATURES.recipe(name)).unlink()
     assert make(store, moved) == name
     assert problems(store) == {}
     assert features.names(open_objects(str(store))) == [name]
@@ -158,8 +158,8 @@ def test_features_of_changed_pixels_are_computed_again(store: Path, trunk: Path)
     name = make(store, trunk, kinds=BOTH)
     before = files(store, name)
     run = begin(store, trunk, kinds=BOTH)
-    file = layout.features_commit(name, "train", 1)
-    commit = features.load_feature_commit(run.objects, run.recipe, run.plan, 1)
+    file = layout.FEATURES.commit(name, "train", 1)
+    commit = derived.load_commit(run.objects, run.recipe, run.plan, 1)
     assert commit is not None
     run.objects.put(file, replace(commit, pixels="0" * 32).encode())
     assert any(
@@ -176,12 +176,12 @@ def test_a_new_commit_drops_kinds_of_other_pixels(store: Path, trunk: Path) -> N
     """A commit refers to one shard of pixels, even if only some kinds are requested."""
     make(store, trunk, kinds=BOTH, finish=False)
     run = begin(store, trunk)
-    commit = features.load_feature_commit(run.objects, run.recipe, run.plan, 1)
+    commit = derived.load_commit(run.objects, run.recipe, run.plan, 1)
     assert commit is not None
-    file = layout.features_commit(run.recipe.name, "train", 1)
+    file = layout.FEATURES.commit(run.recipe.name, "train", 1)
     run.objects.put(file, replace(commit, pixels="0" * 32).encode())
     make(store, trunk)
-    after = features.load_feature_commit(run.objects, run.recipe, run.plan, 1)
+    after = derived.load_commit(run.objects, run.recipe, run.plan, 1)
     assert after is not None
     assert after.arrays.keys() == {"plain"}
     assert problems(store) == {}
@@ -206,12 +206,12 @@ def test_a_record_vouches_only_for_existing_objects(store: Path, trunk: Path) ->
     """The record covers no commit whose object is missing, and no kind that some shards lack."""
     run = begin(store, trunk, kinds=BOTH)
     for shard in (0, 2):
-        extract_shard(run.work, shard)
+        compute_shard(run.work, shard)
     with pytest.raises(StoreError, match=r"1 of 3 shards are not committed \(the first is 1\)"):
         extract.finish(*run.context)
-    extract_shard(replace(run.work, kinds=("plain",)), 1)
+    compute_shard(replace(run.work, kinds=("plain",)), 1)
     assert extract.finish(*run.context).kinds == ("plain",)
-    extract_shard(run.work, 1)
+    compute_shard(run.work, 1)
     assert extract.finish(*run.context).kinds == BOTH
     run.objects.remove(run.shard("mirrored", 0))
     assert extract.finish(*run.context).kinds == ("plain",)
@@ -226,11 +226,11 @@ def test_completion_is_seen_without_reading_shards(store: Path, trunk: Path) -> 
     run = begin(store, trunk)
     assert extract.is_done(*run.context, ("plain",))
     assert not extract.is_done(*run.context, BOTH)
-    root = f"{layout.FEATURES}/{name}"
+    root = f"{layout.FEATURES.folder}/{name}"
     for file in (
         f"{root}/recipe.json", f"{root}/features.zarr/zarr.json",
         f"{root}/features.zarr/train/plain/zarr.json", run.shard("plain", 2),
-        layout.features_commit(name, "train", 0), layout.features_done(name, "train"),
+        layout.FEATURES.commit(name, "train", 0), layout.FEATURES.done(name, "train"),
     ):  # fmt: skip
         data = (store / file).read_bytes()
         (store / file).write_bytes(data[:-1])
@@ -248,10 +248,10 @@ def test_the_kinds_of_a_damaged_record_follow_from_commits(store: Path, trunk: P
     assert extract.recorded_kinds(*run.context) == ()
     name = make(store, trunk, kinds=BOTH)
     assert extract.recorded_kinds(*run.context) == BOTH
-    (store / layout.features_done(name, "train")).write_bytes(b"x")
+    (store / layout.FEATURES.done(name, "train")).write_bytes(b"x")
     assert extract.recorded_kinds(*run.context) == BOTH
     for shard in range(3):
-        (store / layout.features_commit(name, "train", shard)).unlink()
+        (store / layout.FEATURES.commit(name, "train", shard)).unlink()
     assert extract.recorded_kinds(*run.context) == ()
 
 
@@ -259,15 +259,15 @@ def test_obsolete_objects_are_removed_after_their_record(store: Path, trunk: Pat
     """The record stays if it does not vouch for them."""
     make(store, trunk)
     run = begin(store, trunk, kinds=BOTH)
-    done = layout.features_done(run.recipe.name, "train")
-    extract_shard(run.work, 1)
-    run.objects.remove(layout.features_commit(run.recipe.name, "train", 1))
-    lost = extract.obsolete_feature_shards(*run.context, ("mirrored",))
+    done = layout.FEATURES.done(run.recipe.name, "train")
+    compute_shard(run.work, 1)
+    run.objects.remove(layout.FEATURES.commit(run.recipe.name, "train", 1))
+    lost = extract.obsolete_shards(*run.context, ("mirrored",))
     assert lost == [run.shard("mirrored", shard) for shard in range(3)]
-    extract.remove_feature_shards(*run.context, lost)
+    extract.remove_shards(*run.context, lost)
     assert run.objects.size(run.shard("mirrored", 1)) is None
     assert run.objects.size(done) is not None
-    extract.remove_feature_shards(*run.context, extract.obsolete_feature_shards(*run.context, BOTH))
+    extract.remove_shards(*run.context, extract.obsolete_shards(*run.context, BOTH))
     assert run.objects.size(run.shard("plain", 1)) is None
     assert run.objects.size(run.shard("plain", 0)) is not None
     assert run.objects.size(done) is None
@@ -280,9 +280,7 @@ def test_features_of_another_recipe_with_this_name_are_refused(
     run = begin(store, trunk)
     monkeypatch.setattr(FeatureRecipe, "name", run.recipe.name)
     with pytest.raises(StoreMismatchError, match="holds features with digest"):
-        extract.write_features_metadata(
-            run.objects, replace(run.recipe, dim=7), run.plan, ("plain",)
-        )
+        extract.write_metadata(run.objects, replace(run.recipe, dim=7), run.plan, ("plain",))
 
 
 def test_a_missing_size_or_unfinished_split_is_refused(store: Path, trunk: Path) -> None:
@@ -315,7 +313,7 @@ def work(*, gpu: bool) -> FeatureTaskConfig:
 def test_tasks_request_a_gpu_if_the_run_uses_one() -> None:
     """The resource has the name that Dask's workers offer."""
     for gpu, options in ((True, {"resources": {"GPU": 1}}), (False, {})):
-        (job,) = extract.feature_jobs(work(gpu=gpu), [7])
+        (job,) = extract.row_jobs(work(gpu=gpu), [7])
         assert job.options == options
         assert (job.name, job.arguments[1:]) == ("features-train-000007", (7, 1))
 
@@ -323,7 +321,7 @@ def test_tasks_request_a_gpu_if_the_run_uses_one() -> None:
 @given(st.integers(1, 50), st.integers(1, 9))
 def test_the_last_round_of_tasks_uses_all_threads(shards: int, slots: int) -> None:
     """Tasks of full rounds have one thread each; a last, partial round shares all threads."""
-    jobs = extract.feature_jobs(work(gpu=False), range(shards), slots)
+    jobs = extract.row_jobs(work(gpu=False), range(shards), slots)
     threads = [job.arguments[2] for job in jobs]
     assert [job.arguments[1] for job in jobs] == list(range(shards))
     last = shards % slots

@@ -99,7 +99,7 @@ def test_invalid_arguments_are_refused_before_files_are_opened() -> None:
 def test_features_that_changed_on_the_disk_are_an_error(store: Path, trunk: Path) -> None:
     """Each chunk is compared with its checksum when one of its rows is first read."""
     name = make(store, trunk)
-    shard = store / layout.features_shard(name, "train", "plain", 1)
+    shard = store / layout.FEATURES.shard(name, "train", "plain", 1)
     data = bytearray(shard.read_bytes())
     data[7] ^= 1
     shard.write_bytes(data)

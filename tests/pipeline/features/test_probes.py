@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from pipeline.backbone.determinism import probe_pixels
+from pipeline.backbone.load import open_backbone
 from pipeline.errors import StoreMismatchError
 from pipeline.features import extract
 from pipeline.features.probes import KEY, encode_probe, probe_distance
-from pipeline.features.shard_task import extract_shard
+from pipeline.features.shard_task import compute_shard
 from pipeline.features.worker import check_probe, compute_probe, open_workspace
-from pipeline.store import features, layout
+from pipeline.store import derived, layout
 from tests.pipeline.features.small import begin, make, problems
 
 
@@ -47,15 +48,13 @@ def test_each_commit_records_its_probe(store: Path, trunk: Path) -> None:
     """A later run, and `verify`, compare the probe with their own."""
     run = begin(store, trunk)
     for shard in extract.missing_shards(*run.context, ("plain",)):
-        extract_shard(run.work, shard)
+        compute_shard(run.work, shard)
     extract.finish(*run.context)
-    commits = features.load_feature_commits(*run.context)
+    commits = derived.load_commits(*run.context)
     probes = {commit.provenance[KEY] for commit in commits.values()}
     assert probes == {extract.recorded_probe(run.objects, run.recipe)}
-    assert (
-        probe_distance(probes.pop(), compute_probe(open_workspace(run.work).backbone, "float32"))
-        == 0
-    )
+    network = compute_probe(open_backbone(trunk), "float32")
+    assert probe_distance(probes.pop(), network) == 0
     assert problems(store) == {}
 
 
@@ -75,11 +74,11 @@ def test_a_machine_with_other_features_is_refused(store: Path, trunk: Path) -> N
             with pytest.raises(
                 StoreMismatchError, match="computes different features for the same im"
             ):
-                extract_shard(work, 0)
+                compute_shard(work, 0)
             with pytest.raises(StoreMismatchError, match="Install the same torch there"):
                 check_probe(run.recipe, work.probe, probe)
         else:
-            extract_shard(work, 0)
+            compute_shard(work, 0)
             check_probe(run.recipe, work.probe, probe)
     check_probe(run.recipe, "", probe)
 
@@ -88,14 +87,14 @@ def test_a_shard_with_another_probe_is_a_problem(store: Path, trunk: Path) -> No
     """Commits of early versions, which have no probe, stay valid."""
     name = make(store, trunk)
     run = begin(store, trunk)
-    commits = features.load_feature_commits(*run.context)
+    commits = derived.load_commits(*run.context)
 
     def write(shard: int, probe: str | None) -> None:
         commit = commits[shard]
         provenance = {**commit.provenance, KEY: probe, "torch": "9.9", "device": "abacus"}
         if probe is None:
             del provenance[KEY]
-        file = layout.features_commit(name, "train", shard)
+        file = layout.FEATURES.commit(name, "train", shard)
         run.objects.put(file, replace(commit, provenance=provenance).encode())
 
     write(0, None)
@@ -103,7 +102,7 @@ def test_a_shard_with_another_probe_is_a_problem(store: Path, trunk: Path) -> No
     assert extract.recorded_probe(run.objects, run.recipe)
     write(2, _changed_probe(commits[1].provenance[KEY], 1.0))
     reported = problems(store)
-    assert list(reported) == [layout.features_commit(name, "train", 2)]
+    assert list(reported) == [layout.FEATURES.commit(name, "train", 2)]
     assert "torch 9.9 on abacus computed different features" in next(iter(reported.values()))
     assert "than shard 1: compute all" in next(iter(reported.values()))
     for shard in commits:

@@ -12,7 +12,7 @@ import zarr
 
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.features.reader import open_features
-from pipeline.store import features, layout
+from pipeline.store import derived, features, layout
 from pipeline.store.open import open_objects
 from tests.pipeline.features.small import BOTH, DIM, ROWS, make
 
@@ -43,8 +43,8 @@ def test_any_zarr_reader_opens_features(store: Path, trunk: Path, dtype: str) ->
     """zarr-python and tensorstore agree bit for bit, and zarr writes identical shards."""
     name = make(store, trunk, dtype=dtype)
     expected = open_features(store, name, "train").rows(np.arange(ROWS))
-    path = store / layout.features_array(name, "train", "plain")
-    root = zarr.open_group(store / layout.FEATURES / name / "features.zarr", mode="r")
+    path = store / layout.FEATURES.array(name, "train", "plain")
+    root = zarr.open_group(store / layout.FEATURES.folder / name / "features.zarr", mode="r")
     opened = root["train/plain"]
     assert isinstance(opened, zarr.Array)
     assert (opened.dtype, opened.shape) == (dtype, (ROWS, DIM))
@@ -73,7 +73,7 @@ def test_missing_or_unfinished_features_are_refused(store: Path, trunk: Path) ->
     make(store, trunk)
     with pytest.raises(StoreError, match="of split 'val' are not finished"):
         open_features(store, name, "val")
-    folder = store / layout.FEATURES / name
+    folder = store / layout.FEATURES.folder / name
     folder.rename(folder.with_name("mine"))
     with pytest.raises(StoreMismatchError, match=f"holds features {name}: rename its folder back"):
         open_features(store, "mine", "train")
@@ -86,7 +86,7 @@ def test_features_of_another_store_are_refused(store: Path, trunk: Path, tmp_pat
     name = make(store, trunk)
     other_store = tmp_path / "other"
     prepare_inline(make_folder(tmp_path / "images", ROWS, bad=1), str(other_store), sizes=(8, 16))
-    shutil.copytree(store / layout.FEATURES, other_store / layout.FEATURES)
+    shutil.copytree(store / layout.FEATURES.folder, other_store / layout.FEATURES.folder)
     with pytest.raises(StoreMismatchError, match="belong to images that have changed"):
         open_features(other_store, name, "train")
 
@@ -94,7 +94,7 @@ def test_features_of_another_store_are_refused(store: Path, trunk: Path, tmp_pat
 def test_a_damaged_shard_is_refused(store: Path, trunk: Path) -> None:
     """The error is raised at first use; a shard that was mapped before stays valid."""
     name = make(store, trunk)
-    shard = store / layout.features_shard(name, "train", "plain", 1)
+    shard = store / layout.FEATURES.shard(name, "train", "plain", 1)
     before = open_features(store, name, "train")
     rows = before.rows(np.arange(ROWS))
     data = shard.read_bytes()
@@ -116,11 +116,11 @@ def test_errors_of_damaged_records_contain_the_command_that_repairs_them(
 ) -> None:
     """The command is not `tesserae repair`, which has no network."""
     name = make(store, trunk)
-    for file in (layout.features_recipe(name), layout.features_done(name, "train")):
+    for file in (layout.FEATURES.recipe(name), layout.FEATURES.done(name, "train")):
         data = (store / file).read_bytes()
         (store / file).write_bytes(data.replace(b'"', b"'", 1))
         with pytest.raises(StoreDamagedError, match="Run the same `tesserae features` again"):
             open_features(store, name, "train")
         (store / file).write_bytes(data)
     objects = open_objects(str(store))
-    assert features.splits_of(objects) == {name: ["train"]}
+    assert derived.splits_of(objects, features.FAMILY) == {name: ["train"]}

@@ -16,13 +16,14 @@ from pipeline.errors import StoreBusyError, StoreError
 from pipeline.features import extract
 from pipeline.features import shard_task as feature_shard
 from pipeline.features.reader import open_features
-from pipeline.features.shard_task import extract_shard
-from pipeline.features.worker import open_workspace
+from pipeline.features.shard_task import compute_shard
+from pipeline.features.worker import FeatureNetwork, open_workspace
+from pipeline.store import records
 from pipeline.store.fingerprint import fingerprint
 from pipeline.store.lease import lease
 from pipeline.store.open import open_objects
 from pipeline.store.remote import RemoteObjects
-from tests.pipeline.features.small import BOTH, ROWS, begin, files, make, problems
+from tests.pipeline.features.small import BOTH, ROWS, SIZE, begin, files, make, problems
 
 
 def upload(images: Path, url: str) -> str:
@@ -100,19 +101,26 @@ def test_a_run_continues_after_a_failed_write_of_any_object(
     assert failing == 1 + 3 + 2 * 3 + 1  # recipe, metadata, shards and commits, the record
 
 
-def test_a_stale_task_that_still_writes_does_no_harm(url: str, trunk: Path) -> None:
+def test_a_stale_task_that_still_writes_does_no_harm(
+    url: str, trunk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The object of the stale task comes late, and the task commits the existing one."""
     stale = begin(url, trunk)
     run = begin(url, trunk)
-    extract_shard(run.work, 1)
+    compute_shard(run.work, 1)
     name = run.shard("plain", 1)
     first = run.objects.get(name)
-    other_values = np.ones((8, run.recipe.dim), np.float32)
-    written = feature_shard._write(open_workspace(stale.work), name, other_values)
-    assert written == fingerprint(name, first)
+    compute = FeatureNetwork.compute
+    monkeypatch.setattr(FeatureNetwork, "compute", lambda *arguments: compute(*arguments) + 1)
+    record = records.load_commit(stale.objects, "train", 1)
+    assert record is not None
+    pixels = record.arrays[str(SIZE)]
+    late = feature_shard._write_kinds(open_workspace(stale.work), 1, pixels, ("plain",), 1)
+    monkeypatch.undo()
+    assert late == {"plain": fingerprint(name, first)}
     assert run.objects.get(name) == first
     for shard in (0, 2):
-        extract_shard(run.work, shard)
+        compute_shard(run.work, shard)
     extract.finish(*run.context)
     assert problems(url) == {}
 
@@ -120,8 +128,8 @@ def test_a_stale_task_that_still_writes_does_no_harm(url: str, trunk: Path) -> N
 def test_runs_of_the_same_split_exclude_each_other(url: str, trunk: Path) -> None:
     """Runs of other splits may go on at the same time."""
     run = begin(url, trunk)
-    lease_name = extract.lease_name(run.recipe.name, "train")
-    other_lease = extract.lease_name(run.recipe.name, "val")
+    lease_name = extract.lease_name(run.recipe, "train")
+    other_lease = extract.lease_name(run.recipe, "val")
     with (
         lease(run.objects, lease_name, wait=False),
         lease(run.objects, other_lease, wait=False),
@@ -145,7 +153,7 @@ def test_s3_features_have_the_same_bytes_and_the_first_writer_wins(
     """Objects are created exclusively and not replaced."""
     url = upload(images, f"{bucket}/store")
     run = begin(url, trunk)
-    extract_shard(run.work, 0)
+    compute_shard(run.work, 0)
     first = run.objects.get(run.shard("plain", 0))
     assert not run.objects.put_new(run.shard("plain", 0), b"late")
     assert run.objects.get(run.shard("plain", 0)) == first

@@ -14,13 +14,13 @@ import torch
 
 from pipeline.backbone.load import open_backbone
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
-from pipeline.features import extract
+from pipeline.features import extract, worker
 from pipeline.features import shard_task as feature_shard
 from pipeline.features.reader import open_features
-from pipeline.features.shard_task import extract_shard
+from pipeline.features.shard_task import compute_shard
 from pipeline.features.worker import compute_features, open_workspace, reproducible_sums
 from pipeline.loader import Loader
-from pipeline.store import arrays, document, features, layout, records
+from pipeline.store import arrays, derived, document, layout, records
 from pipeline.store.features import FeatureCommit
 from pipeline.store.fingerprint import fingerprint
 from pipeline.store.open import open_objects
@@ -40,7 +40,7 @@ from tests.pipeline.features.small import (
 
 def commit_of(run: StartedRun, shard: int) -> FeatureCommit | None:
     """Return the commit of a shard."""
-    return features.load_feature_commit(run.objects, run.recipe, run.plan, shard)
+    return derived.load_commit(run.objects, run.recipe, run.plan, shard)
 
 
 def test_features_are_those_of_the_stored_pixels(store: Path, trunk: Path) -> None:
@@ -97,14 +97,16 @@ def test_a_task_reports_its_progress(
 ) -> None:
     """A worker reports each batch as a Dask event of the run; other processes report nothing."""
     messages: list[tuple[str, dict[str, int]]] = []
-    worker = SimpleNamespace(log_event=lambda topic, message: messages.append((topic, message)))
+    dask_worker = SimpleNamespace(
+        log_event=lambda topic, message: messages.append((topic, message))
+    )
     monkeypatch.setattr("pipeline.backbone.network.CPU_BATCH_SIZE", 3)
     monkeypatch.setattr(feature_shard, "PROGRESS_SECONDS", 0.0)
     run = begin(store, trunk, kinds=BOTH)
-    extract_shard(run.work, 1)
+    compute_shard(run.work, 1)
     assert messages == []
-    monkeypatch.setattr("distributed.get_worker", lambda: worker)
-    extract_shard(run.work, 0)
+    monkeypatch.setattr("distributed.get_worker", lambda: dask_worker)
+    compute_shard(run.work, 0)
     assert {topic for topic, _ in messages} == {feature_shard.progress_topic(run.work.run)}
     assert [message for _, message in messages] == [{"shard": 0, "rows": n} for n in (3, 6, 7)]
 
@@ -120,7 +122,7 @@ def test_any_number_of_threads_computes_the_same_bytes(
         thread_counts.add(torch.get_num_threads())
         return compute_features(*arguments)
 
-    monkeypatch.setattr(feature_shard, "compute_features", recording)
+    monkeypatch.setattr(worker, "compute_features", recording)
     other_store = Path(shutil.copytree(store, store.parent / "other"))
     before = torch.get_num_threads()
     torch.set_num_threads(3)
@@ -134,31 +136,31 @@ def test_any_number_of_threads_computes_the_same_bytes(
 def test_the_first_of_two_tasks_to_write_wins(store: Path, trunk: Path) -> None:
     """The other machine's bytes differ in the last digit, and both commit the existing ones."""
     run = begin(store, trunk)
-    extract_shard(run.work, 1)
+    compute_shard(run.work, 1)
     ours = run.objects.get(run.shard("plain", 1))
     run.objects.remove(run.shard("plain", 1))
-    run.objects.remove(layout.features_commit(run.recipe.name, "train", 1))
+    run.objects.remove(layout.FEATURES.commit(run.recipe.name, "train", 1))
     theirs = bytes([*ours[:4], ours[4] ^ 1, *ours[5:]])
     run.objects.put(run.shard("plain", 1), theirs)
-    extract_shard(run.work, 1)
+    compute_shard(run.work, 1)
     assert run.objects.get(run.shard("plain", 1)) == theirs
     commit = commit_of(run, 1)
     assert commit is not None
     assert commit.arrays == {"plain": fingerprint(run.shard("plain", 1), theirs)}
-    run.objects.remove(layout.features_commit(run.recipe.name, "train", 1))
+    run.objects.remove(layout.FEATURES.commit(run.recipe.name, "train", 1))
     run.objects.put(run.shard("plain", 1), theirs[:-1])
     with pytest.raises(StoreDamagedError, match="was written by another task and is damaged"):
-        extract_shard(run.work, 1)
+        compute_shard(run.work, 1)
     assert commit_of(run, 1) is None
 
 
 def test_committed_features_are_not_computed_again(store: Path, trunk: Path) -> None:
     """A second run of the task writes nothing."""
     run = begin(store, trunk)
-    first = extract_shard(run.work, 0)
+    first = compute_shard(run.work, 0)
     file = store / run.shard("plain", 0)
     before, commit = file.stat().st_mtime_ns, commit_of(run, 0)
-    again = extract_shard(run.work, 0)
+    again = compute_shard(run.work, 0)
     assert (file.stat().st_mtime_ns, commit_of(run, 0)) == (before, commit)
     assert (first.num_rows, again.num_rows) == (8, 8)
     assert first.bytes_out == file.stat().st_size
@@ -172,8 +174,8 @@ def test_features_of_damaged_images_are_not_computed(store: Path, trunk: Path) -
     data = bytearray(file.read_bytes())
     data[300] ^= 1
     file.write_bytes(data)
-    with pytest.raises(StoreDamagedError, match="Features are computed from intact images only"):
-        extract_shard(run.work, 1)
+    with pytest.raises(StoreDamagedError, match="Networks read intact images only"):
+        compute_shard(run.work, 1)
     assert commit_of(run, 1) is None
     assert run.objects.size(run.shard("plain", 1)) is None
 
@@ -186,10 +188,10 @@ def test_images_that_changed_since_the_finish_are_refused(store: Path, trunk: Pa
     counts = {**commit.counts, "readable": commit.counts["readable"] - 1, "crashed": 1}
     run.objects.put(layout.commit("train", 1), replace(commit, counts=counts).encode())
     with pytest.raises(StoreError, match="shard 1 of split 'train' was rebuilt after"):
-        extract_shard(run.work, 1)
+        compute_shard(run.work, 1)
     run.objects.put(layout.commit("train", 1), replace(commit, plan="other").encode())
     with pytest.raises(StoreError, match="shard 1 of split 'train' is not committed"):
-        extract_shard(run.work, 1)
+        compute_shard(run.work, 1)
 
 
 def test_another_network_or_other_code_is_refused(store: Path, trunk: Path, tmp_path: Path) -> None:
@@ -198,24 +200,24 @@ def test_another_network_or_other_code_is_refused(store: Path, trunk: Path, tmp_
     run = begin(store, folder)
     change_weights(folder)
     with pytest.raises(StoreMismatchError, match="is not the network of the features"):
-        extract_shard(run.work, 1)
+        compute_shard(run.work, 1)
     with pytest.raises(StoreMismatchError, match="runs another version of Tesserae"):
-        extract_shard(replace(run.work, code="0" * 64), 1)
+        compute_shard(replace(run.work, code="0" * 64), 1)
 
 
 def test_a_run_that_has_ended_cannot_write(store: Path, trunk: Path) -> None:
     """A task that is still computing finds the folder of its run removed."""
     run = begin(store, trunk)
-    extract_shard(run.work, 0)
+    compute_shard(run.work, 0)
     newer = begin(store, trunk)
     with pytest.raises(StoreError, match="the command has ended"):
-        extract_shard(run.work, 1)
+        compute_shard(run.work, 1)
     with pytest.raises(StoreError, match="another run of the same split has started since"):
         open_workspace(run.work).objects.put_new(run.shard("plain", 1), b"late")
-    extract_shard(newer.work, 1)
+    compute_shard(newer.work, 1)
     newer.objects.end()
     with pytest.raises(StoreError, match="the command has ended"):
-        extract_shard(newer.work, 2)
+        compute_shard(newer.work, 2)
 
 
 def test_features_that_are_not_finite_are_refused(store: Path, trunk: Path, tmp_path: Path) -> None:
@@ -232,7 +234,7 @@ def test_an_unusable_gpu_is_an_error(store: Path, trunk: Path) -> None:
         pytest.skip("there is a GPU here")
     run = begin(store, trunk)
     with pytest.raises(StoreError, match=r"a worker has a GPU that torch .* cannot use"):
-        extract_shard(replace(run.work, gpu=True), 0)
+        compute_shard(replace(run.work, gpu=True), 0)
 
 
 def test_a_gpu_computes_in_full_float32() -> None:
@@ -250,19 +252,19 @@ def test_a_gpu_computes_nearly_the_same_features(store: Path, trunk: Path) -> No
     """Two runs on the GPU give identical bytes."""
     run = begin(store, trunk, kinds=BOTH)
     for shard in range(3):
-        extract_shard(replace(run.work, gpu=True), shard)
+        compute_shard(replace(run.work, gpu=True), shard)
     extract.finish(*run.context)
     run.objects.end()
     first = files(store, run.recipe.name)
     rows = np.arange(ROWS)
     gpu = open_features(store, run.recipe.name, "train").rows(rows)
-    shutil.rmtree(store / layout.FEATURES)
+    shutil.rmtree(store / layout.FEATURES.folder)
     run = begin(store, trunk, kinds=BOTH)
     for shard in range(3):
-        extract_shard(replace(run.work, gpu=True), shard)
+        compute_shard(replace(run.work, gpu=True), shard)
     extract.finish(*run.context)
     assert files(store, run.recipe.name) == first
-    shutil.rmtree(store / layout.FEATURES)
+    shutil.rmtree(store / layout.FEATURES.folder)
     cpu = open_features(store, make(store, trunk), "train").rows(rows)
     np.testing.assert_allclose(gpu, cpu, rtol=1e-3, atol=1e-4)
     assert gpu.shape == (ROWS, DIM)
@@ -271,7 +273,7 @@ def test_a_gpu_computes_nearly_the_same_features(store: Path, trunk: Path) -> No
 def test_a_commit_records_its_inputs(store: Path, trunk: Path) -> None:
     """The commit records pixels and recipe, and as provenance the host and the software."""
     run = begin(store, trunk)
-    extract_shard(run.work, 2)
+    compute_shard(run.work, 2)
     commit = commit_of(run, 2)
     images = records.load_commit(run.objects, "train", 2)
     assert commit is not None
@@ -286,7 +288,7 @@ def test_a_commit_records_its_inputs(store: Path, trunk: Path) -> None:
         "device",
         "probe",
     } == commit.provenance.keys()
-    file = layout.features_commit(run.recipe.name, "train", 2)
+    file = layout.FEATURES.commit(run.recipe.name, "train", 2)
     fields = document.decode_document(run.objects.get(file), file)
     for key, value in (("features", "x"), ("shard", 1), ("split", "val"), ("plan", "x")):
         run.objects.put(file, document.encode_document({**fields, key: value}))

@@ -12,7 +12,8 @@ import pytest
 
 from pipeline.features import verify
 from pipeline.ingest import verify as image_check
-from pipeline.store import features, layout
+from pipeline.store import derived, features, layout
+from pipeline.store.features import FeatureRecipe
 from pipeline.store.open import open_objects
 from tests.damage import KINDS, damage
 from tests.images import make_folder, prepare_inline
@@ -30,7 +31,7 @@ def finished_features(
 
 def all_files(store: Path, name: str) -> list[str]:
     """Return the paths of all files of the features *name*."""
-    folder = store / layout.FEATURES / name
+    folder = store / layout.FEATURES.folder / name
     return sorted(str(f.relative_to(store)) for f in folder.rglob("*") if f.is_file())
 
 
@@ -59,7 +60,7 @@ def test_every_damage_is_named_and_repaired(
         make(store, trunk, kinds=BOTH, repair=True)
         assert files(store, name) == before, file
         assert problems(store) == {}
-        done = layout.features_done(name, "train")
+        done = layout.FEATURES.done(name, "train")
         shard = file.rpartition("/")[2].partition(".")[0]  # a commit is made anew with its shards
         for other_file, mark in marks.items():
             shard_of_commit = "commits" in file and f"c.{int(shard)}.0" in other_file
@@ -75,10 +76,10 @@ def test_unfinished_features_are_not_damaged(store: Path, trunk: Path) -> None:
     """The same command continues them."""
     name = make(store, trunk, shards=[0, 2], finish=False)
     reported = problems(store)
-    assert reported[layout.features_done(name, "train")].startswith("not finished")
-    assert "1 of 3 shards" in reported[layout.features_commits(name, "train")]
+    assert reported[layout.FEATURES.done(name, "train")].startswith("not finished")
+    assert "1 of 3 shards" in reported[layout.FEATURES.commits(name, "train")]
     assert all(problem.startswith("not finished") for problem in reported.values())
-    plain = f"{layout.features_array(name, 'train', 'plain')}/zarr.json"
+    plain = f"{layout.FEATURES.array(name, 'train', 'plain')}/zarr.json"
     (store / plain).write_bytes(b"{}")
     assert "has 2 bytes" in problems(store)[plain]
     make(store, trunk)
@@ -92,17 +93,17 @@ def test_features_of_another_store_are_a_problem(
     store, name = finished_features
     other_store = tmp_path / "other"
     prepare_inline(make_folder(tmp_path / "images", ROWS, bad=1), str(other_store), sizes=(8, 16))
-    shutil.copytree(store / layout.FEATURES, other_store / layout.FEATURES)
+    shutil.copytree(store / layout.FEATURES.folder, other_store / layout.FEATURES.folder)
     reported = problems(other_store)
     assert (
-        "belongs to other features or another plan" in reported[layout.features_done(name, "train")]
+        "belongs to other features or another plan" in reported[layout.FEATURES.done(name, "train")]
     )
-    assert "another plan" in reported[layout.features_commit(name, "train", 0)]
+    assert "another plan" in reported[layout.FEATURES.commit(name, "train", 0)]
     squished_store = tmp_path / "third"
     prepare_inline(tmp_path / "images", str(squished_store), sizes=(16,), fit="squish")
-    shutil.copytree(store / layout.FEATURES, squished_store / layout.FEATURES)
+    shutil.copytree(store / layout.FEATURES.folder, squished_store / layout.FEATURES.folder)
     assert problems(squished_store) == {
-        layout.features_recipe(name): "belongs to images of another store"
+        layout.FEATURES.recipe(name): "belongs to images of another store"
     }
 
 
@@ -111,9 +112,9 @@ def test_a_renamed_folder_of_features_is_a_problem(
 ) -> None:
     """The problem states the name that the folder should have."""
     store = Path(shutil.copytree(finished_features[0], tmp_path / "store"))
-    folder = store / layout.FEATURES / finished_features[1]
+    folder = store / layout.FEATURES.folder / finished_features[1]
     folder.rename(folder.with_name("mine"))
-    assert finished_features[1] in problems(store)[layout.features_recipe("mine")]
+    assert finished_features[1] in problems(store)[layout.FEATURES.recipe("mine")]
 
 
 def test_features_without_a_plan_are_not_checked(
@@ -126,7 +127,7 @@ def test_features_without_a_plan_are_not_checked(
     (store / layout.ledger("train")).unlink()
     assert (
         "before the plan of its split"
-        in problems(store)[layout.features_done(finished_features[1], "train")]
+        in problems(store)[layout.FEATURES.done(finished_features[1], "train")]
     )
 
 
@@ -136,18 +137,18 @@ def test_unknown_files_are_reported(finished_features: tuple[Path, str], tmp_pat
         Path(shutil.copytree(finished_features[0], tmp_path / "store")),
         finished_features[1],
     )
-    stray = f"{layout.features_array(name, 'train', 'plain')}/c.9.0"
+    stray = f"{layout.FEATURES.array(name, 'train', 'plain')}/c.9.0"
     (store / stray).write_bytes(b"x")
     objects = open_objects(str(store))
-    feature_records = verify.check_feature_records(
-        objects, name, image_check.read_records(objects, "train")
+    feature_records = verify.check_derived_records(
+        objects, FeatureRecipe, name, image_check.read_records(objects, "train")
     )
-    assert verify.unknown_feature_objects(objects, feature_records) == [stray]
-    (store / layout.features_commits(name, "val")).mkdir()
-    (store / layout.features_commit(name, "val", 0)).write_bytes(b"x")
-    splits = features.splits_of(objects)[name]
+    assert verify.unknown_row_objects(objects, feature_records) == [stray]
+    (store / layout.FEATURES.commits(name, "val")).mkdir()
+    (store / layout.FEATURES.commit(name, "val", 0)).write_bytes(b"x")
+    splits = derived.splits_of(objects, features.FAMILY)[name]
     assert splits == ["train", "val"]
-    (problem,) = verify.unknown_splits(["train"], splits, name)
+    (problem,) = verify.unknown_splits(["train"], splits, features.FAMILY, name)
     assert "val" in problem.name
 
 

@@ -21,8 +21,8 @@ from pipeline.ingest.source_index import SourceIndexRecord
 from pipeline.store import (
     arrays,
     commit,
+    derived,
     document,
-    features,
     layout,
     plan,
     recipe,
@@ -36,6 +36,7 @@ from pipeline.store.ledger import read_ledger
 from pipeline.store.local import LocalObjects
 from pipeline.store.schema import SchemaError
 from pipeline.store.split import open_split
+from pipeline.store.upscaled import UpscaledCommit, UpscaledFinishRecord, UpscaledRecipe
 from tests.hostile import mutated_fields, values
 from tests.images import make_folder, prepare_inline
 from tests.pipeline.store.test_commit import COMMIT
@@ -67,7 +68,7 @@ FEATURE_COMMIT = FeatureCommit(
     plan=PLAN.digest,
     pixels="0" * 32,
     arrays={
-        kind: ObjectRecord(layout.features_shard(FEATURES.name, "train", kind, 1), 5, "0" * 32)
+        kind: ObjectRecord(layout.FEATURES.shard(FEATURES.name, "train", kind, 1), 5, "0" * 32)
         for kind in KINDS
     },
     provenance={"seconds": 1.5, "host": "h"},
@@ -81,7 +82,40 @@ FEATURES_DONE = FeatureFinishRecord(
     parts="0" * 32,
     objects=tuple(
         ObjectRecord(name, 5, "0" * 32)
-        for name in sorted(layout.names_in_features_finish_record(FEATURES.name, "train", KINDS))
+        for name in sorted(layout.FEATURES.in_finish_record(FEATURES.name, "train", KINDS))
+    ),
+)
+UPSCALED = UpscaledRecipe(
+    name="span-x4-32",
+    network="span",
+    weights="a" * 64,
+    step=9,
+    scale=4,
+    stored_size=8,
+    self_ensemble=False,
+    precision="float32",
+    images=RECIPE.digest,
+    shard_rows=8,
+    chunk_rows=4,
+)
+UPSCALED_COMMIT = UPSCALED.commit_of(
+    split="train",
+    shard=1,
+    plan=PLAN.digest,
+    pixels="0" * 32,
+    arrays={
+        "32": ObjectRecord(layout.UPSCALED.shard(UPSCALED.name, "train", "32", 1), 5, "0" * 32)
+    },
+)
+UPSCALED_DONE = UPSCALED.finish_record_of(
+    split="train",
+    plan=PLAN.digest,
+    num_rows=11,
+    kinds=UPSCALED.kinds,
+    parts="0" * 32,
+    objects=tuple(
+        ObjectRecord(name, 5, "0" * 32)
+        for name in sorted(layout.UPSCALED.in_finish_record(UPSCALED.name, "train", UPSCALED.kinds))
     ),
 )
 DOCUMENTS: dict[str, tuple[Any, Any]] = {
@@ -95,15 +129,27 @@ DOCUMENTS: dict[str, tuple[Any, Any]] = {
     "done": (DONE, records.decode_finish_record),
     "recipe of features": (
         FEATURES,
-        lambda *a: features.decode_features_document(FeatureRecipe, *a),
+        lambda *a: derived.decode_document(FeatureRecipe, *a),
     ),
     "commit of features": (
         FEATURE_COMMIT,
-        lambda *a: features.decode_features_document(FeatureCommit, *a),
+        lambda *a: derived.decode_document(FeatureCommit, *a),
     ),
     "done of features": (
         FEATURES_DONE,
-        lambda *a: features.decode_features_document(FeatureFinishRecord, *a),
+        lambda *a: derived.decode_document(FeatureFinishRecord, *a),
+    ),
+    "recipe of upscaled images": (
+        UPSCALED,
+        lambda *a: derived.decode_document(UpscaledRecipe, *a),
+    ),
+    "commit of upscaled images": (
+        UPSCALED_COMMIT,
+        lambda *a: derived.decode_document(UpscaledCommit, *a),
+    ),
+    "done of upscaled images": (
+        UPSCALED_DONE,
+        lambda *a: derived.decode_document(UpscaledFinishRecord, *a),
     ),
 }
 """A valid document of each kind, and the function that decodes it."""
@@ -218,15 +264,15 @@ def test_features_list_only_their_own_objects(tmp_path, kind: str) -> None:
     stranger = ObjectRecord("../keys", 5, "0" * 32)
     if kind == "commit":
         bad = replace(FEATURE_COMMIT, arrays={"plain": stranger})
-        objects.put(layout.features_commit(FEATURES.name, "train", 1), bad.encode())
-        assert features.load_feature_commit(objects, FEATURES, PLAN, 1) is None
-        objects.put(layout.features_commit(FEATURES.name, "train", 1), FEATURE_COMMIT.encode())
-        assert features.load_feature_commit(objects, FEATURES, PLAN, 1) == FEATURE_COMMIT
+        objects.put(layout.FEATURES.commit(FEATURES.name, "train", 1), bad.encode())
+        assert derived.load_commit(objects, FEATURES, PLAN, 1) is None
+        objects.put(layout.FEATURES.commit(FEATURES.name, "train", 1), FEATURE_COMMIT.encode())
+        assert derived.load_commit(objects, FEATURES, PLAN, 1) == FEATURE_COMMIT
         return
     bad_done = replace(FEATURES_DONE, objects=(*FEATURES_DONE.objects[1:], stranger))
-    objects.put(layout.features_done(FEATURES.name, "train"), bad_done.encode())
+    objects.put(layout.FEATURES.done(FEATURES.name, "train"), bad_done.encode())
     with pytest.raises(StoreDamagedError, match="the names of objects"):
-        features.load_feature_finish_record(objects, FEATURES.name, "train")
+        derived.load_finish_record(objects, FeatureRecipe, FEATURES.name, "train")
 
 
 @pytest.mark.parametrize(

@@ -216,15 +216,19 @@ def test_features_are_shown_as_a_separate_run() -> None:
     board = DashboardState()
     run = "features.net-0.75-224-eb7ff0c52fce.train-1a2b3c4d"
     name = "net-0.75-224-eb7ff0c52fce"
-    board.apply(run_message(48, run, arrays=[], before={}, features=name), 0.0)
+    board.apply(run_message(48, run, arrays=[], before={}, rows_of=f"features {name}"), 0.0)
     for shard in range(3):
         board.record_finished_task(f"features-train-{shard:06d}-0-{run}", "tls://w")
         board.apply(shard_message(shard, 16, run=run) | {"arrays": [], "seconds": {}}, 1.0 + shard)
     [snapshot] = json.loads(json.dumps(board.snapshot(9.0)))["runs"]
-    assert (snapshot["features"], snapshot["rows_done"], snapshot["arrays"]) == (name, 48, {})
+    assert (snapshot["rows_of"], snapshot["rows_done"], snapshot["arrays"]) == (
+        f"features {name}",
+        48,
+        {},
+    )
     assert snapshot["workers"]["tls://w"]["rows"] == 48
     board.apply(run_message(), 10.0)
-    assert board.snapshot(11.0)["runs"][1]["features"] == ""
+    assert board.snapshot(11.0)["runs"][1]["rows_of"] == ""
 
 
 def test_the_page_names_features_and_escapes_their_name() -> None:
@@ -233,9 +237,9 @@ def test_the_page_names_features_and_escapes_their_name() -> None:
     from workflows.reports.html import render
 
     board = DashboardState()
-    board.apply(run_message(48, "f", arrays=[], before={}, features="<b>net"), 0.0)
+    board.apply(run_message(48, "f", arrays=[], before={}, rows_of="upscaled images <b>net"), 0.0)
     arrays = [["72", 0, 9], ["jpeg256@90", 0, 9]]
     board.apply(run_message(9, "i", arrays=arrays), 0.0)
     page = render(TEMPLATES / "progress.html", **values(board, 1.0))
-    assert "Features <code>&lt;b&gt;net</code> of train, <code>/s</code>: running" in page
+    assert "Upscaled images &lt;b&gt;net of train, <code>/s</code>: running" in page
     assert page.count("<td>72 px</td>") == page.count("<td>jpeg256@90</td>") == 1

@@ -13,7 +13,7 @@ import torch
 from pipeline.backbone.load import open_backbone
 from pipeline.features import extract
 from pipeline.features.loader import FeatureLoader
-from pipeline.features.shard_task import extract_shard
+from pipeline.features.shard_task import compute_shard
 from pipeline.features.worker import FeatureTaskConfig, open_workspace
 from pipeline.store import records
 from pipeline.store.features import FeatureOptions
@@ -96,16 +96,16 @@ def features_inline(store: Path, trunk: Path, split: str, **choices: Any) -> str
     backbone = open_backbone(trunk)
     recipe = extract.resolve_feature_recipe(objects, split, backbone, FeatureOptions(**choices))
     plan = records.load_plan(objects, split)
-    run = extract.new_features_run(recipe.name, split)
+    run = extract.new_run(recipe, split)
     objects = open_objects(str(store), run)
     objects.begin()
-    extract.write_features_metadata(objects, recipe, plan, KINDS)
+    extract.write_metadata(objects, recipe, plan, KINDS)
     work = FeatureTaskConfig(
         store=str(store), split=split, run=run, name=recipe.name, trunk=str(trunk), kinds=KINDS
     )
     open_workspace.cache_clear()
     for shard in extract.missing_shards(objects, recipe, plan, KINDS):
-        extract_shard(work, shard)
+        compute_shard(work, shard)
     extract.finish(objects, recipe, plan)
     objects.end()
     return recipe.name

@@ -14,9 +14,9 @@ import pytest
 from pipeline.backbone.load import open_backbone
 from pipeline.errors import TesseraeError
 from pipeline.features.reader import open_features
-from pipeline.features.shard_task import FeatureReport
+from pipeline.features.shard_task import RowsReport
 from pipeline.loader import Loader
-from pipeline.store import features, layout
+from pipeline.store import derived, features, layout
 from pipeline.store.open import open_objects
 from tests.commands import CommandResult, start, wait_until
 from tests.commands import run as run_command
@@ -26,6 +26,7 @@ from tests.inline import tesserae
 from tests.workflows.devise.small import SIZE, features_inline, small_trunk
 from workflows import cli
 from workflows.preparation import features as command
+from workflows.preparation.derived_rows import RowCounter
 from workflows.preparation.options import FeaturesOptions
 from workflows.terminal.progress import Progress
 
@@ -53,7 +54,7 @@ def store_of(root: Path, rows: int) -> Path:
 
 def promised(store: Path) -> dict[str, bytes]:
     """Return the reproducible files of features: all but commits, which record time and host."""
-    root = store / layout.FEATURES
+    root = store / layout.FEATURES.folder
     return {
         str(file.relative_to(root)): file.read_bytes()
         for file in sorted(root.rglob("*"))
@@ -72,7 +73,10 @@ def test_features_of_all_finished_splits_are_extracted_once(
     assert "train: features: 20 images" in done.out
     (name,) = features.names(open_objects(str(store)))
     assert f"features {name}, 256 dimensions" in done.out
-    assert set(features.splits_of(open_objects(str(store)))[name]) == {"train", "val"}
+    assert set(derived.splits_of(open_objects(str(store)), features.FAMILY)[name]) == {
+        "train",
+        "val",
+    }
     status, out = run_inline(monkeypatch, capsys, "features", store, "--trunk", trunk)
     assert (status, out.count("exist already")) == (0, 2)
 
@@ -86,7 +90,7 @@ def test_repair_recomputes_damaged_features(trunk: Path, tmp_path: Path) -> None
     assert run(*command, scratch=tmp_path).status == 0
     (name,) = features.names(open_objects(str(store)))
     complete = promised(store)
-    shard = layout.features_shard(name, "train", "mirrored", 1)
+    shard = layout.FEATURES.shard(name, "train", "mirrored", 1)
     damage(store, shard, "flip", np.random.default_rng(0))
     blind = run(*command, scratch=tmp_path)
     assert blind.out.count("exist already") == 2
@@ -114,7 +118,7 @@ def test_an_interrupted_run_resumes(trunk: Path, tmp_path: Path, how: int) -> No
     arguments = ("features", store, "--trunk", trunk, "--mirrored", "--workers", 2)
 
     def committed() -> int:
-        return len(list(store.glob(f"{layout.FEATURES}/*/commits/train/*.json")))
+        return len(list(store.glob(f"{layout.FEATURES.folder}/*/commits/train/*.json")))
 
     with start(*arguments, "--no-dashboard", scratch=tmp_path) as command:
         assert wait_until(lambda: committed() >= 2, SECONDS)
@@ -177,15 +181,15 @@ def test_invalid_arguments_are_one_line_errors(
 def test_rows_of_a_shard_are_counted_once_while_it_is_computed() -> None:
     """The end of a shard counts its remaining rows; rows that are computed again do not count."""
     with Progress("features", rows=20, stream=StringIO(), live=False) as progress:
-        rows = command.RowCounter(progress)
+        rows = RowCounter(progress)
         for rows_so_far in (4, 6, 2):
             rows.receive((0.0, {"shard": 3, "rows": rows_so_far}))
         rows.tick()
         assert progress.count_line().startswith("6 of 20 images")
-        rows.end(FeatureReport(shard=3, num_rows=8, bytes_out=32, seconds=1.0))
+        rows.end(RowsReport(shard=3, num_rows=8, bytes_out=32, seconds=1.0))
         rows.receive((0.0, {"shard": 3, "rows": 7}))
         rows.tick()
-        rows.end(FeatureReport(shard=4, num_rows=5, bytes_out=20, seconds=1.0))
+        rows.end(RowsReport(shard=4, num_rows=5, bytes_out=20, seconds=1.0))
         assert progress.count_line().startswith("13 of 20 images")
 
 
@@ -195,7 +199,9 @@ def test_workers_get_the_absolute_path_of_a_network(
     """Workers may have another working folder than the command."""
     trunks: list[str] = []
     monkeypatch.setattr(
-        command, "_compute_missing_features", lambda config, *_: trunks.append(config.trunk)
+        command,
+        "compute_rows",
+        lambda _, plan, request, *rest: trunks.append(request.tasks.keywords["trunk"]),
     )
     monkeypatch.chdir(trunk.parent)
     config = FeaturesOptions(store=str(prepared[0]), trunk=trunk.name, repair=True)
@@ -242,8 +248,8 @@ def test_the_reason_for_extracting_features_is_printed(
 ) -> None:  # fmt: skip
     """The reason is printed if features with other options exist, but not by a repair."""
     _, name = prepared
-    for name_of in ("_compute_missing_features", "extract.finish"):
-        monkeypatch.setattr(f"workflows.preparation.features.{name_of}", lambda *_: None)
+    for name_of in ("compute_missing_rows", "extract.finish"):
+        monkeypatch.setattr(f"workflows.preparation.derived_rows.{name_of}", lambda *_: None)
     words = ("features", store, "--trunk", trunk, "--split", "train")
     status, out = run_inline(monkeypatch, capsys, *words, "--dtype", "float16")
     assert status == 0
@@ -265,7 +271,7 @@ def test_verify_checks_features(
     # recipe and metadata (5), shards of two kinds and their commits (3 of each)
     assert f"train: features {prepared[1]}: ok; 14 files, " in out
     assert f"val: features {prepared[1]}: ok; 11 files" in out
-    shard = layout.features_shard(prepared[1], "train", "mirrored", 1)
+    shard = layout.FEATURES.shard(prepared[1], "train", "mirrored", 1)
     damage(store, shard, "flip", np.random.default_rng(0))
     status, out = run_inline(monkeypatch, capsys, "verify", store)
     assert status == 1
@@ -283,14 +289,14 @@ def test_verify_distinguishes_unfinished_from_damaged_features(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """An unfinished split and a missing recipe both fail, with different advice."""
-    (store / layout.features_done(prepared[1], "val")).unlink()
+    (store / layout.FEATURES.done(prepared[1], "val")).unlink()
     status, out = run_inline(monkeypatch, capsys, "verify", store)
     assert status == 1
     assert f"val: features {prepared[1]}: not finished; " in out
     assert "--split val` computes the unfinished shards" in out
-    (store / layout.features_recipe(prepared[1])).unlink()
+    (store / layout.FEATURES.recipe(prepared[1])).unlink()
     _, out = run_inline(monkeypatch, capsys, "verify", store)
-    assert f"  {layout.features_recipe(prepared[1])}: missing\n" in out
+    assert f"  {layout.FEATURES.recipe(prepared[1])}: missing\n" in out
     assert "Run the same `tesserae features` as before to restore it" in out
 
 
@@ -299,7 +305,7 @@ def test_verify_reports_features_of_a_missing_split(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """Unknown files are noted, but are no problem."""
-    stray = layout.features_shard(prepared[1], "train", "plain", 99)
+    stray = layout.FEATURES.shard(prepared[1], "train", "plain", 99)
     (store / stray).write_bytes(b"x")
     status, out = run_inline(monkeypatch, capsys, "verify", store)
     assert status == 0
@@ -328,22 +334,22 @@ def test_info_lists_features(
     assert description["trunk"] == "MobileNetV1Model (small)"
     train = description["splits"]["train"]
     assert (train["finished"], train["kinds"]) == (True, ["plain", "mirrored"])
-    folder = store / layout.FEATURES / prepared[1] / "features.zarr"
+    folder = store / layout.FEATURES.folder / prepared[1] / "features.zarr"
     shards = [file.stat().st_size for file in folder.rglob("c.*")]
     assert description["num_bytes"] == sum(shards)
     _, out = run_inline(monkeypatch, capsys, "info", store)
     assert f"  features {prepared[1]}  " in out
     assert "256 x float32, trunk MobileNetV1Model (small), cut end, pooling end; 32 px" in out
     assert "train  finished: plain, mirrored; 3 shards" in out
-    (store / layout.features_commit(prepared[1], "train", 2)).write_bytes(b"x")
-    (store / layout.features_done(prepared[1], "val")).unlink()
+    (store / layout.FEATURES.commit(prepared[1], "train", 2)).write_bytes(b"x")
+    (store / layout.FEATURES.done(prepared[1], "val")).unlink()
     _, out = run_inline(monkeypatch, capsys, "info", store)
-    assert f"{layout.features_commit(prepared[1], 'train', 2)}: damaged" in out
+    assert f"{layout.FEATURES.commit(prepared[1], 'train', 2)}: damaged" in out
     assert "val  not finished: plain, mirrored; 2 shards" in out
-    (store / layout.features_recipe(prepared[1])).write_bytes(b"x")
+    (store / layout.FEATURES.recipe(prepared[1])).write_bytes(b"x")
     status, out = run_inline(monkeypatch, capsys, "info", store)
     assert status == 0
-    assert f"{layout.features_recipe(prepared[1])}: damaged" in out
+    assert f"{layout.FEATURES.recipe(prepared[1])}: damaged" in out
 
 
 @pytest.mark.slow
@@ -389,7 +395,7 @@ def test_a_store_of_encoded_rows_alone_gets_features(trunk: Path, tmp_path: Path
     assert "train: no stored squares, so that --encoded jpeg:40@90 is read" in done.out
     (name,) = features.names(open_objects(str(store)))
     complete = promised(store)
-    shard = layout.features_shard(name, "train", "mirrored", 1)
+    shard = layout.FEATURES.shard(name, "train", "mirrored", 1)
     damage(store, shard, "flip", np.random.default_rng(0))
     assert run_command("verify", store, scratch=tmp_path, seconds=SECONDS).status == 1
     explicit = run(*words, "--encoded", "jpeg:40@90", "--repair", scratch=tmp_path)

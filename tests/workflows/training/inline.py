@@ -13,7 +13,7 @@ from cluster.ranks.rank_process import Rank
 from cluster.ranks.world import WorldConfig
 from tests.inline import NoCluster, no_cluster, run_here
 from workflows import cluster_kinds
-from workflows.preparation import features
+from workflows.preparation import derived_rows
 from workflows.training import launch
 from workflows.training.stage_registry import import_object
 
@@ -62,6 +62,6 @@ def inline_ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Run ranks and tasks of commands in this process inside the block."""
     with no_cluster(monkeypatch), monkeypatch.context() as patch:
         patch.setattr(cluster_kinds, "CommandCluster", InlineCluster)
-        patch.setattr(features, "run_jobs", run_here)
+        patch.setattr(derived_rows, "run_jobs", run_here)
         patch.setattr(launch, "run_world", run_rank)
         yield

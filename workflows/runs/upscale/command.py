@@ -1,4 +1,4 @@
-"""The implementation of `tesserae upscale`: image files, enlarged by a trained network."""
+"""The implementation of `tesserae upscale`: images, enlarged by a trained network."""
 
 from __future__ import annotations
 
@@ -30,13 +30,37 @@ PIXELS_PER_MEGAPIXEL = 1_000_000
 
 
 def run_upscale(options: UpscaleOptions) -> int:
+    """Enlarge image files, or the images of a store, with the network of a run.
+
+    Args:
+        options: The options of the command. With `store`, they are those of `run_upscale_store`,
+            otherwise those of `enlarge_files`.
+
+    Returns:
+        The exit status: 0, or 1 if an image file could not be enlarged, of which standard error
+        tells.
+
+    Raises:
+        ClusterError: The cluster cannot be used.
+        StoreError: The images of the store cannot be enlarged.
+        TesseraeError: The run cannot be opened, or files cannot be read or written.
+        ValueError: There is no such device.
+    """
+    if options.store is None:
+        return enlarge_files(options)
+    from workflows.runs.upscale.store import run_upscale_store  # Dask, which files do not need
+
+    return run_upscale_store(options)
+
+
+def enlarge_files(options: UpscaleOptions) -> int:
     """Enlarge image files with the network of a run.
 
     Enlarged images that exist are left as they are, unless `overwrite` is set. A file has its name
     only once it is complete.
 
     Args:
-        options: The options of the command, with at least one image.
+        options: The options of the command, without `store`.
 
     Returns:
         The exit status: 0, or 1 if an image could not be enlarged, of which standard error tells.
@@ -46,12 +70,12 @@ def run_upscale(options: UpscaleOptions) -> int:
             folder cannot be written, or the disk or the memory of the device is full.
         ValueError: There is no such device.
     """
-    if not options.images:
-        raise TesseraeError("expected at least one image file, or a folder of them.")
+    assert options.out is not None  # as the options of files are checked
     out = options.out.expanduser()
     jobs = plan_jobs(options.images, out, options.format)
     torch.set_num_threads(cores())
-    trained = open_upscaler(options.run, parse_device(options.device), precision=options.precision)
+    device, precision = parse_device(options.device), options.precision or "auto"
+    trained = open_upscaler(options.run, device, precision=precision)
     if writes_one_file(jobs, out):
         require_writable(out.absolute().parent)
         if out.exists() and not options.overwrite:
