@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -112,12 +113,16 @@ class FeatureLoader(BaseLoader):
     def _details(self) -> str:
         return f", features={self.name!r}, mirrored={self.mirrored}"
 
-    def _hand_out(self, epoch: int, first: int, placement: Placement) -> BatchGenerator:
-        order = self.epoch_order(epoch)
-        for batch in range(first, len(self)):
-            start = batch * self.batch_size
-            rows = order.rows(start, min(start + self.batch_size, order.num_rows))
-            yield self._of(placement.part(rows), epoch, placement.world / len(rows))
+    def _hand_out(
+        self, epoch: int, first: int, placement: Placement, *, endless: bool
+    ) -> BatchGenerator:
+        for number in count(epoch) if endless else (epoch,):
+            order = self.epoch_order(number)
+            for batch in range(first, len(self)):
+                start = batch * self.batch_size
+                rows = order.rows(start, min(start + self.batch_size, order.num_rows))
+                yield self._of(placement.part(rows), number, placement.world / len(rows))
+            first = 0
 
     def _of(self, rows: NDArray[np.int64], epoch: int, row_weight: float) -> Batch:
         values = self.features.rows(rows)

@@ -62,8 +62,14 @@ class BaseLoader(ABC):
         """Return the split, opening it at the first call."""
 
     @abstractmethod
-    def _hand_out(self, epoch: int, first: int, placement: Placement) -> BatchGenerator:
-        """Yield one rank's batches of an epoch, from batch number *first* on."""
+    def _hand_out(
+        self, epoch: int, first: int, placement: Placement, *, endless: bool
+    ) -> BatchGenerator:
+        """Yield one rank's batches of an epoch from batch number *first* on.
+
+        If *endless* is true, those of all later epochs follow, and are prefetched as if there were
+        no boundary.
+        """
 
     @abstractmethod
     def _forget_opened(self, local_ranks: int) -> None:
@@ -371,19 +377,37 @@ class BaseLoader(ABC):
         Raises:
             StoreError: An epoch has no batches.
         """
+        return self._iterate(endless=False)
+
+    def endless(self) -> Iterator[Batch]:
+        """Continue after a restored state, or yield the next epoch, and then all later epochs.
+
+        The batches are those of one iteration after the other, and so is the position. But the
+        first batches of an epoch are prefetched while the last ones of the epoch before are used,
+        so that a training loop does not wait for them. Close the iterator to end its threads.
+
+        Raises:
+            StoreError: An epoch has no batches.
+        """
+        return self._iterate(endless=True)
+
+    def _iterate(self, *, endless: bool) -> Iterator[Batch]:
         placement = self._begin()
         iteration = self._newest = object()
-        epoch, first = self._epoch, self._batch
+        epoch, number = self._epoch, self._batch
         # Closed as soon as the caller breaks off, so that threads stop then, not at some later
         # garbage collection.
-        with closing(self._hand_out(epoch, first, placement)) as batches:
-            for number in range(first, len(self)):
+        with closing(self._hand_out(epoch, number, placement, endless=endless)) as batches:
+            while endless or number < len(self):
+                if number == len(self):
+                    epoch, number = epoch + 1, 0
                 self._check_still(placement)
                 # The state counts the batch before the caller gets it, so a checkpoint that is
                 # written while the batch is processed continues after it.
                 ready = [next(batches)]
+                number += 1
                 if self._newest is iteration:
-                    self._batch = number + 1
+                    self._epoch, self._batch = epoch, number
                 # Popped, so that only the caller holds the batch and its buffer can be reused.
                 yield ready.pop()
 

@@ -13,13 +13,14 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from copy import copy
-from functools import cache
+from functools import cache, partial
+from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -282,22 +283,24 @@ class Loader(BaseLoader):
             identity |= {"encoded": self.encoded, "crop": self.crop.text}
         return identity
 
-    def _hand_out(self, epoch: int, first: int, placement: Placement) -> BatchGenerator:
+    def _hand_out(
+        self, epoch: int, first: int, placement: Placement, *, endless: bool
+    ) -> BatchGenerator:
         opened = self._open()
-        order = self.epoch_order(epoch)
-        rank_rows = _RankRows(self.batch_size, order, placement)
+        epochs = partial(count, epoch) if endless else partial(range, epoch, epoch + 1)
+        requests = self._requests(epochs(), first, placement)
         buffers = opened.buffers_for(self, placement.world)
-        # At least two, however large they are: one is gathered while the caller uses the other.
-        depth = max(2, self.reading.prefetch_bytes // buffers.batch_bytes)
-        pending: deque[_PendingBatch] = deque()
-        # Reading whole chunks ahead pays only if this machine needs all their rows; with ranks on
-        # other machines it does not.
+        # At least two, however large they are: one is gathered while the caller uses the other. At
+        # most an epoch, however small they are.
+        depth = max(2, min(len(self), self.reading.prefetch_bytes // buffers.batch_bytes))
+        pending: deque[tuple[int, _PendingBatch]] = deque()
+        # Reading whole chunks ahead pays only if this machine soon needs all their rows: not in
+        # random order, and not with ranks on other machines.
         local_ranks = (
             count_ranks_on_host(placement.world) if self._local_ranks is None else self._local_ranks
         )
-        windows = (
-            order.windows(first * self.batch_size) if local_ranks == placement.world else iter(())
-        )
+        reads_ahead = self.order != "random" and local_ranks == placement.world
+        windows = self._windows(epochs(), first) if reads_ahead else iter(())
         # Callbacks run in reverse: staging and read-ahead stop before the pools that they use.
         with ExitStack() as at_end:
             disk = ThreadPoolExecutor(DISK_THREADS, "disk")
@@ -311,15 +314,42 @@ class Loader(BaseLoader):
                 # Copying ends with the iteration: a loader that is idle must not load the network.
                 opened.copies.start(placement.rank, placement.world)
                 at_end.callback(opened.copies.stop)
-            for batch in range(first, len(self)):
-                ahead.reached(batch * self.batch_size)
-                while len(pending) < depth and batch + len(pending) < len(self):
-                    rows, weight = rank_rows.rows(batch + len(pending))
-                    pending.append(
-                        _PendingBatch(opened, buffers, rows, weight, epoch, gathering, disk)
-                    )
+            while True:
+                for request in islice(requests, depth - len(pending)):
+                    batch = _PendingBatch(opened, buffers, request, gathering, disk)
+                    pending.append((request.position, batch))
+                    del batch
+                if not pending:
+                    return
+                ahead.reached(pending[0][0])
                 # Popped, so that only the caller holds the batch and its buffer can be reused.
-                yield pending.popleft().result()
+                yield pending.popleft()[1].result()
+
+    def _requests(
+        self, epochs: Iterable[int], first: int, placement: Placement
+    ) -> Iterator[_Request]:
+        """Yield the rows of one rank's batches, from batch number *first* of the first epoch on."""
+        epoch_start = 0
+        for epoch in epochs:
+            order = self.epoch_order(epoch)
+            rank_rows = _RankRows(self.batch_size, order, placement)
+            for batch in range(first, len(self)):
+                position = epoch_start + batch * self.batch_size
+                yield _Request(epoch, position, *rank_rows.rows(batch))
+            epoch_start += order.num_rows
+            first = 0
+
+    def _windows(
+        self, epochs: Iterable[int], first: int
+    ) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Yield the windows of the orders of epochs, each as its position and its chunks."""
+        epoch_start = 0
+        for epoch in epochs:
+            order = self.epoch_order(epoch)
+            for position, chunks in order.windows(first * self.batch_size):
+                yield epoch_start + position, chunks
+            epoch_start += order.num_rows
+            first = 0
 
     def _threads_of_rank(self, ranks_on_host: int) -> int:
         cores = len(os.sched_getaffinity(0))
@@ -484,6 +514,17 @@ def _reader_options(loader: Loader, num_bytes: int) -> dict[str, Any]:
     }
 
 
+class _Request(NamedTuple):
+    """The rows of a batch that one rank gathers."""
+
+    epoch: int
+    position: int
+    """The position of the global batch, counted in rows from the start of the first epoch."""
+    rows: NDArray[np.int64]
+    """(n,) int64."""
+    row_weight: float
+
+
 class _PendingBatch:
     """A batch whose images other threads are gathering, in one or several parts.
 
@@ -494,16 +535,14 @@ class _PendingBatch:
         self,
         opened: _OpenLoader,
         buffers: BatchBuffers,
-        rows: NDArray[np.int64],
-        row_weight: float,
-        epoch: int,
+        request: _Request,
         gathering: ThreadPoolExecutor,
         disk: ThreadPoolExecutor,
     ) -> None:
-        """Start to gather *rows*, (n,) int64."""
+        """Start to gather the rows of *request*."""
         self._opened = opened
-        self._rows = rows
-        self._row_weight = row_weight
+        self._request = request
+        rows = request.rows
         # Tensors from the pools, not ones made from arrays: torch must know the storage to track
         # copies from page-locked memory (`PinnedBuffers`).
         self._images = [pool.take_tensor()[: len(rows)] for pool in buffers.pools]
@@ -513,7 +552,7 @@ class _PendingBatch:
             gathering.submit(
                 opened.reader.gather,
                 rows[start : start + step],
-                epoch,
+                request.epoch,
                 [images[start : start + step].numpy() for images in self._images],
                 disk,
             )
@@ -529,7 +568,7 @@ class _PendingBatch:
         return make_batch(
             images[0] if self._opened.single else images,
             self._opened.split,
-            self._rows,
-            self._row_weight,
+            self._request.rows,
+            self._request.row_weight,
             np.concatenate(boxes) if self._opened.boxes else None,
         )

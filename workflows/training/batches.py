@@ -155,15 +155,10 @@ class Batches:
         return SizesBatch(images, labels, batch.rows, self.loader.epoch)
 
     def _next(self) -> Batch:
-        while True:
-            if self._iterator is None:
-                self._check()
-                self._iterator = iter(self.loader)
-            # An epoch that has ended is followed by the next one: the loader counts epochs itself.
-            batch = next(self._iterator, None)
-            if batch is not None:
-                return batch
-            self._iterator = None
+        if self._iterator is None:
+            self._check()
+            self._iterator = self.loader.endless()
+        return next(self._iterator)
 
     def read_from(self, loader: AnyLoader, augment: Augmentation) -> None:
         """Continue with another loader of the same rows, such as one of larger images.
@@ -182,7 +177,7 @@ class Batches:
         self.loader, self._augment = loader, augment
 
     def _check(self) -> None:
-        if not len(self.loader):  # an empty loader would make `_next` loop for ever
+        if not len(self.loader):  # the loader's own error knows no flag
             raise StoreError(
                 f"split {self.loader.split!r} has {self.loader.num_rows} readable images, fewer"
                 f" than a batch of {self.loader.batch_size}. Pass a smaller --batch-size."

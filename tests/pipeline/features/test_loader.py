@@ -136,3 +136,21 @@ def test_epochs_and_states_behave_as_in_other_loaders(store: Path, trunk: Path) 
     assert repr(loader).startswith(f"FeatureLoader({str(store)!r}, 'train', features={name!r}")
     with pytest.raises(TypeError, match=r"yields whole batches\. Iterate it directly"):
         loader[0]
+
+
+def test_an_endless_iteration_yields_one_epoch_after_the_other(store: Path, trunk: Path) -> None:
+    """Batches and position are those of separate iterations, after a state, too."""
+    name = make(store, trunk)
+    separate = FeatureLoader(store, name, batch_size=4)
+    endless = FeatureLoader(store, name, batch_size=4)
+    state = {**separate.state_dict(), "epoch": 2, "batch": 1}
+    for loader in (separate, endless):
+        loader.load_state_dict(state)
+    iterator = endless.endless()
+    for _ in range(3):
+        for expected in separate:
+            batch = next(iterator)
+            assert torch.equal(batch.rows, expected.rows)
+            assert torch.equal(batch.images, expected.images)  # type: ignore[arg-type]
+            assert endless.state_dict() == separate.state_dict()
+    assert endless.epoch == 4

@@ -31,9 +31,10 @@ from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.ingest.shard_task import prepare_shard
 from pipeline.loader import Batch, Loader, Reading, futures, mmap, row_reader, shard_files
 from pipeline.loader import loader as loader_module
+from pipeline.loader.image_readers import SquareReader
 from pipeline.store import arrays, layout
 from pipeline.store.open import open_objects
-from tests.commands import ROOT
+from tests.commands import ROOT, wait_until
 from tests.encoded import prepare_encoded
 from tests.images import make_folder, plan_inline, prepare_inline
 
@@ -543,6 +544,84 @@ def test_iterating_again_yields_the_next_epoch(store: Path) -> None:
     assert tuple(next(iter(loader)).rows.tolist()) == orders[0]
 
 
+@settings(max_examples=min(100, settings().max_examples))
+@given(
+    kind=st.sampled_from(KINDS),
+    batch_size=st.integers(1, 29),
+    order=st.sampled_from(["random", "windowed", "sequential"]),
+    drop_last=st.booleans(),
+    world=st.integers(1, 3),
+    start=st.integers(0, 9),
+    seed=st.integers(0, 2**64 - 1),
+)
+def test_an_endless_iteration_yields_one_epoch_after_the_other(
+    store: Path,
+    kind: dict[str, Any],
+    batch_size: int,
+    order: str,
+    drop_last: bool,
+    world: int,
+    start: int,
+    seed: int,
+) -> None:
+    """From any batch on, batches and position are those of separate iterations, on each rank."""
+    batch_size = max(batch_size, world)
+    for rank in range(world):
+        separate, endless = (
+            Loader(
+                store,
+                size=8,
+                batch_size=batch_size,
+                order=order,
+                drop_last=drop_last,
+                window_bytes=2 * 4 * 8 * 8 * 3,
+                seed=seed,
+                rank=rank,
+                world=world,
+                **kind,
+            )
+            for _ in range(2)
+        )
+        state = {**separate.state_dict(), "epoch": 3, "batch": min(start, len(separate))}
+        separate.load_state_dict(state)
+        endless.load_state_dict(state)
+        iterator = endless.endless()
+        for _ in range(3):
+            for expected in separate:
+                batch = next(iterator)
+                assert torch.equal(batch.rows, expected.rows)
+                assert torch.equal(batch.images, expected.images)  # type: ignore[arg-type]
+                assert batch.row_weight == expected.row_weight
+                assert endless.state_dict() == separate.state_dict()
+        iterator.close()  # type: ignore[attr-defined]  # it is a generator
+
+
+@pytest.mark.parametrize("order", ["random", "windowed"])
+def test_an_endless_iteration_reads_ahead_across_epochs(
+    store: Path, order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the last batch of an epoch is used, the first ones of the next are being gathered."""
+    loader = Loader(store, size=8, batch_size=10, order=order)
+    gathered: set[int] = set()
+    gather = SquareReader.gather
+
+    def record(self: SquareReader, rows: Any, epoch: int, *arguments: Any) -> Any:
+        gathered.add(epoch)
+        return gather(self, rows, epoch, *arguments)
+
+    monkeypatch.setattr(SquareReader, "gather", record)
+    list(loader)
+    assert gathered == {0}
+    gathered.clear()
+    loader.set_epoch(4)
+    iterator = loader.endless()
+    for _ in range(len(loader)):
+        next(iterator)
+    assert loader.state_dict()["epoch"] == 4
+    assert wait_until(lambda: gathered == {4, 5})
+    iterator.close()  # type: ignore[attr-defined]  # it is a generator
+
+
 def test_an_epoch_without_batches_is_an_error_that_names_the_numbers(store: Path) -> None:
     """Training would otherwise end at once, or loop forever."""
     loader = Loader(store, size=8)
@@ -735,7 +814,10 @@ def test_an_interrupted_epoch_leaves_no_resources(store: Path, kind: dict[str, A
         loader = Loader(store, size=8, batch_size=10, **kind)
         for _ in loader:
             break
-        del loader
+        endless = loader.endless()
+        for _ in range(8):
+            next(endless)
+        del loader, endless
     gc.collect()
     assert set(threading.enumerate()) <= threads
     assert process.num_fds() == files
