@@ -314,16 +314,24 @@ class Loader(BaseLoader):
                 # Copying ends with the iteration: a loader that is idle must not load the network.
                 opened.copies.start(placement.rank, placement.world)
                 at_end.callback(opened.copies.stop)
-            while True:
-                for request in islice(requests, depth - len(pending)):
+
+            def gather_ahead(batches: int) -> None:
+                for request in islice(requests, batches - len(pending)):
                     batch = _PendingBatch(opened, buffers, request, gathering, disk)
                     pending.append((request.position, batch))
-                    del batch
+
+            while True:
+                # A thread that begins to gather competes with this one for the interpreter's lock.
+                # So a batch that is ready is taken first.
+                if not (pending and pending[0][1].is_ready):
+                    gather_ahead(depth)
                 if not pending:
                     return
                 ahead.reached(pending[0][0])
+                taken = [pending.popleft()[1].result()]
+                gather_ahead(depth - 1)
                 # Popped, so that only the caller holds the batch and its buffer can be reused.
-                yield pending.popleft()[1].result()
+                yield taken.pop()
 
     def _requests(
         self, epochs: Iterable[int], first: int, placement: Placement
@@ -558,6 +566,11 @@ class _PendingBatch:
             )
             for start in starts
         ]
+
+    @property
+    def is_ready(self) -> bool:
+        """True if `result` returns at once."""
+        return all(part.done() for part in self._parts)
 
     def result(self) -> Batch:
         """Wait for the parts, and return the batch; raise the error of the first that failed."""
