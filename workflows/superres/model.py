@@ -140,7 +140,7 @@ def open_upscaler(
     record = folder.read_options()
     if record["options"].get("stage") != STAGE:
         raise TesseraeError(
-            f"{run} is a run of the stage {record['options'].get('stage')}: expected one of"
+            f"{run} is a run of the stage {record['options'].get('stage')}: expected a run of"
             " `tesserae train superres`."
         )
     newest = folder.newest_checkpoint()
