@@ -202,11 +202,11 @@ def intact_arrays(objects: Objects, commit: DerivedCommit) -> dict[str, ObjectRe
 
     Args:
         objects: The objects of the store.
-        commit: The commit of the features of a shard, as
-            `pipeline.store.derived.load_commit` returns it.
+        commit: The commit of the rows of a shard, as `pipeline.store.derived.load_commit` returns
+            it.
 
     Returns:
-        The record of each such object by its kind, `plain` or `mirrored`; empty if there is none.
+        The record of each such object by its kind; empty if there is none.
 
     Raises:
         StoreError: The request to an object store failed.

@@ -209,7 +209,7 @@ def _open_images(
 
 
 open_workspace = functools.lru_cache(maxsize=1)(RowWorkspace)
-"""Open the workspace of a `FeatureTaskConfig`, or return the one that the last task opened."""
+"""Open the workspace of a `RowTaskConfig`, or return the one that the last task opened."""
 
 
 def _device(*, gpu: bool) -> torch.device:

@@ -322,16 +322,16 @@ class Loader(BaseLoader):
 
             while True:
                 # A thread that begins to gather competes with this one for the interpreter's lock.
-                # So a batch that is ready is taken first.
+                # So a batch that is ready is fetched first.
                 if not (pending and pending[0][1].is_ready):
                     gather_ahead(depth)
                 if not pending:
                     return
                 ahead.reached(pending[0][0])
-                taken = [pending.popleft()[1].result()]
+                ready = [pending.popleft()[1].result()]
                 gather_ahead(depth - 1)
                 # Popped, so that only the caller holds the batch and its buffer can be reused.
-                yield taken.pop()
+                yield ready.pop()
 
     def _requests(
         self, epochs: Iterable[int], first: int, placement: Placement
