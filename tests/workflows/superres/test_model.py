@@ -52,7 +52,9 @@ def test_a_self_ensemble_is_the_mean_of_eight_orientations(tmp_path: Path) -> No
 def test_unsuitable_runs_are_refused(tmp_path: Path) -> None:
     """A run of another stage, and one without a checkpoint."""
     small_run(tmp_path / "other", stage="wgan")
-    with pytest.raises(TesseraeError, match=r"run of the stage wgan: expected a run of .* superres`"):
+    with pytest.raises(
+        TesseraeError, match=r"run of the stage wgan: expected a run of .* superres`"
+    ):
         open_upscaler(tmp_path / "other")
     RunFolder(tmp_path / "new").create_or_continue({"stage": "superres"}, {"data": {}})
     with pytest.raises(TesseraeError, match="no checkpoint yet"):
