@@ -268,8 +268,9 @@ def test_unknown_blocks_and_poolings_are_refused(folder: Path) -> None:
         str(caught.value).partition("expected one of ")[2].partition(", ... (")[0].split(", ")
     )
     assert len(suggested) == MAX_NAMED_BLOCKS  # blocks of any depth, since there are few at the top
+    model = open_backbone(folder).model
     for name in suggested:
-        check_block(open_backbone(folder).model, "it", name)
+        check_block(model, "it", name)
     with pytest.raises(TesseraeError, match="pooling is 'sum': expected one of end, mean"):
         open_backbone(folder, pooling="sum")
 

@@ -837,9 +837,9 @@ def test_a_loader_is_small_when_pickled(store: Path, plain: dict[Any, Any]) -> N
 @pytest.mark.parametrize(
     ("method", "kind"),
     [
-        pytest.param("spawn", KINDS[0], id="spawn-squares"),
+        pytest.param("spawn", KINDS[0], id="spawn-squares", marks=pytest.mark.slow),
         pytest.param("spawn", KINDS[1], id="spawn-encoded", marks=pytest.mark.slow),
-        pytest.param("fork", KINDS[0], id="fork-squares", marks=pytest.mark.slow),
+        pytest.param("fork", KINDS[0], id="fork-squares"),
         pytest.param("fork", KINDS[1], id="fork-encoded", marks=pytest.mark.slow),
     ],
 )

@@ -56,9 +56,19 @@ def stage_all(loader: Loader) -> list[Batch]:
     return batches
 
 
-@pytest.mark.parametrize("where", ["disk", "memory"])
-@pytest.mark.parametrize("codec", ["none", "zstd:1"])
-@pytest.mark.parametrize("order", ["random", "windowed"])
+@pytest.mark.parametrize(
+    ("order", "codec", "where"),
+    [
+        ("random", "none", "disk"),
+        ("windowed", "zstd:1", "memory"),
+        pytest.param("random", "none", "memory", marks=pytest.mark.slow),
+        pytest.param("random", "zstd:1", "disk", marks=pytest.mark.slow),
+        pytest.param("random", "zstd:1", "memory", marks=pytest.mark.slow),
+        pytest.param("windowed", "none", "disk", marks=pytest.mark.slow),
+        pytest.param("windowed", "none", "memory", marks=pytest.mark.slow),
+        pytest.param("windowed", "zstd:1", "disk", marks=pytest.mark.slow),
+    ],
+)
 def test_staged_batches_are_those_of_the_store(
     source: Path, store: Path, tmp_path: Path, where: str, codec: str, order: str
 ) -> None:

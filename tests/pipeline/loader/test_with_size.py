@@ -58,7 +58,9 @@ def rows(batches: list[Batch]) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("kind", ORDERS)
-@pytest.mark.parametrize("before", [0, 3, 8, 9, 13])
+@pytest.mark.parametrize(
+    "before", [3, 9, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 8, 13))]
+)
 def test_a_copy_goes_on_with_the_same_rows(store: Path, kind: str, before: int) -> None:
     """A copy goes on at the position of the original, within an epoch or at its end."""
     expected = take(make_loader(store, kind), before + 12)

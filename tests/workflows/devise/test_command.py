@@ -21,6 +21,7 @@ from tests.workflows.devise.small import (
     make_small,
     small_words,
 )
+from tests.workflows.training.inline import inline_ranks
 from workflows.cli import main
 from workflows.devise.class_splits import UNSEEN, class_parts
 from workflows.devise.model import open_devise_model
@@ -47,34 +48,43 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     return make_small(tmp_path_factory.mktemp("devise"))
 
 
-@pytest.fixture(scope="module")
-def trained(small: Small) -> Path:
-    """Train a run of 20 steps with two unseen classes; return its folder."""
-    folder, kinds = small.root / "run", small.root / "is-a.txt"
+def words_of_run(small: Small, folder: Path) -> tuple[object, ...]:
+    """Return the command that trains a run of 20 steps with two unseen classes."""
+    kinds = small.root / "is-a.txt"
     parts = class_parts(WNIDS, np.ones(6, bool), unseen="2", validation=0, seed=0)
     unseen = np.flatnonzero(parts == UNSEEN)
     near, far = (WNIDS[label] for label in unseen)  # of those seen
     seen = [wnid for wnid in WNIDS if wnid not in (near, far)]
     edges = [("animal", wnid) for wnid in (near, *seen)] + [("pet", far), ("animal", "pet")]
     kinds.write_text("".join(f"{parent} {child}\n" for parent, child in edges))
-    done = run(
+    return (
         "train", "devise", small.store, "--run", folder, "--trunk", small.trunk, "--word-vectors",
-        small.words, "--unseen-classes", 2, "--hierarchy", kinds, *WORDS, scratch=small.root,
+        small.words, "--unseen-classes", 2, "--hierarchy", kinds, *WORDS,
     )  # fmt: skip
-    assert done.status == 0, done.err
-    assert "classes: 4 seen, 0 for validation, 2 unseen" in done.out
-    assert "features" in done.out
+
+
+@pytest.fixture(scope="module")
+def trained(small: Small) -> Path:
+    """Train a run of 20 steps with two unseen classes in this process; return its folder."""
+    folder = small.root / "run"
+    with pytest.MonkeyPatch.context() as patch, inline_ranks(patch):
+        assert main([str(word) for word in words_of_run(small, folder)]) == 0
     return folder
 
 
 @pytest.mark.slow
-def test_a_run_maps_images_and_words_into_one_space(small: Small, trained: Path) -> None:
-    """The vectors computed from pixels equal those computed from stored features."""
+def test_a_run_maps_images_and_words_into_one_space(tmp_path: Path) -> None:
+    """The command extracts features; the vectors of pixels equal those of stored features."""
     from pipeline.features.reader import open_features
     from pipeline.store import arrays
     from pipeline.store.open import open_objects
 
-    model = open_devise_model(trained)
+    small, folder = make_small(tmp_path), tmp_path / "run"
+    done = run(*words_of_run(small, folder), scratch=tmp_path)
+    assert done.status == 0, done.err
+    assert "classes: 4 seen, 0 for validation, 2 unseen" in done.out
+    assert "features" in done.out
+    model = open_devise_model(folder)
     assert (model.step, model.dim, model.size) == (20, 8, SIZE)
     rows, vectors = next(model.embed_split("val"))
     assert rows.tolist() == open_features(small.store, small.features, "val").readable.tolist()
@@ -88,16 +98,17 @@ def test_a_run_maps_images_and_words_into_one_space(small: Small, trained: Path)
     assert model.phrase_vector("xyzzy") is None
     names, vocabulary = model.vocabulary()
     assert "boat" in names
-    assert sorted(path.suffix for path in (trained / "search" / "words").iterdir()) == [
+    assert sorted(path.suffix for path in (folder / "search" / "words").iterdir()) == [
         ".json", ".words",
     ]  # fmt: skip
     assert vocabulary.shape == (8, 8)
 
 
-def test_the_report_has_table_and_galleries(trained: Path, tmp_path: Path) -> None:
+def test_the_report_has_table_and_galleries(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The page compares baselines and says that a pretrained trunk rules out zero-shot."""
-    done = run("report", trained, scratch=tmp_path)
-    assert done.status == 0, done.err
+    assert main(["report", str(trained)]) == 0
     page = (trained / "report.html").read_text()
     for word in ("Comparison with baselines", "ridge, centred vectors", "ConSE, centred vectors",
                  "random codes", "(unseen class)",
@@ -105,7 +116,7 @@ def test_the_report_has_table_and_galleries(trained: Path, tmp_path: Path) -> No
                  "Distance of the first answer", "at most 2, with seen classes", "at most 3",
                  "Unseen classes among themselves", "Most frequent confusion"):  # fmt: skip
         assert word in page
-    assert "hit@1 of unseen classes" in done.out
+    assert "hit@1 of unseen classes" in capsys.readouterr().out
 
 
 @pytest.mark.slow

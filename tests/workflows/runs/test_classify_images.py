@@ -28,7 +28,7 @@ from workflows.cli import main
 from workflows.runs import classify_images
 from workflows.training.run_folder import RunFolder
 
-CHOSEN = ("--network", "resnet9", "--image-size", 16, "--epochs", 4, "--learning-rate", 0.1)
+CHOSEN = ("--network", "resnet9", "--image-size", 16, "--epochs", 2, "--learning-rate", 0.2)
 KINDS: dict[str, tuple[object, ...]] = {
     "squares": (),
     "larger squares": ("--evaluation-size", 18),

@@ -74,7 +74,14 @@ def advance(stage: Superres, steps: int) -> list[dict[str, float]]:
     return [{n: float(v) for n, v in stage.advance().items()} for _ in range(steps)]
 
 
-@pytest.mark.parametrize("kind", ["stored", "bicubic", "compressed"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "stored",
+        pytest.param("bicubic", marks=pytest.mark.slow),
+        pytest.param("compressed", marks=pytest.mark.slow),
+    ],
+)
 def test_training_approaches_the_originals(store: Path, kind: str) -> None:
     """The error on held-out images falls, and the grid has three pictures for each of eight."""
     stage = make_stage(store, kind, ema_decay=0.0)

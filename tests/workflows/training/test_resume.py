@@ -143,8 +143,15 @@ def agree(actual: torch.Tensor, expected: torch.Tensor, *, gpu: bool) -> bool:
     return bool(difference <= TOLERANCE * expected.norm() + 1e-12)
 
 
+QUICK_STAGES = {"classify"}
+"""Stages that quick tests resume as runs; a quick test of each one resumes it without files."""
+
+
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("stage", SETUPS)
+@pytest.mark.parametrize(
+    "stage",
+    [pytest.param(s, marks=[] if s in QUICK_STAGES else [pytest.mark.slow]) for s in SETUPS],
+)
 def test_a_resumed_run_equals_an_uninterrupted_one(
     tmp_path: Path, devices_used: set[str], stage: str, device: str
 ) -> None:
