@@ -15,6 +15,8 @@ from __future__ import annotations
 import atexit
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -55,10 +57,7 @@ def groups(split: str) -> list[NamedBytes]:
         Two pairs (name, bytes): of `images.zarr/zarr.json` and `images.zarr/<split>/zarr.json`,
         with names relative to the store. Nothing is written.
     """
-    store = MemoryStore()
-    zarr.create_group(store)
-    text = _canonical_json(_contents_of_store(store)["zarr.json"])
-    return [(f"{layout.IMAGES}/{path}zarr.json", text) for path in ("", f"{split}/")]
+    return [(f"{layout.IMAGES}/{path}zarr.json", _group()) for path in ("", f"{split}/")]
 
 
 def image_array(recipe: Recipe, plan: Plan, size: int) -> NamedBytes:
@@ -76,16 +75,17 @@ def image_array(recipe: Recipe, plan: Plan, size: int) -> NamedBytes:
     name = f"{layout.array(plan.split, str(size))}/zarr.json"
     # xarray opens a group only if a dimension has the same length in all of its arrays.
     names = ("height", "width") if recipe.format == 1 else (f"height_{size}", f"width_{size}")
-    dimensions = ("row", *names, "channel")
-    text = _sharded_metadata(
-        plan.num_rows,
-        (size, size, 3),
-        "uint8",
-        (recipe.shard_rows, recipe.chunk_rows),
-        _compressors(recipe.codec),
-        dimensions,
+    array = _Array(
+        shape=(plan.num_rows, size, size, 3),
+        dtype="uint8",
+        # The rows need not be a multiple of a shard's: zarr requires only that those of a chunk
+        # divide those of a shard.
+        shard=(recipe.shard_rows, size, size, 3),
+        chunk=(recipe.chunk_rows, size, size, 3),
+        dimensions=("row", *names, "channel"),
+        codec=recipe.codec,
     )
-    return name, text
+    return name, _metadata(array)
 
 
 def derived_arrays(recipe: DerivedRecipe, plan: Plan, kinds: Iterable[str]) -> list[NamedBytes]:
@@ -103,50 +103,21 @@ def derived_arrays(recipe: DerivedRecipe, plan: Plan, kinds: Iterable[str]) -> l
         kind, in the order of *kinds*. An array is (num_rows, ...) of the recipe's `row_shape` and
         dtype.
     """
-    store = MemoryStore()
-    zarr.create_group(store)
-    group = _canonical_json(_contents_of_store(store)["zarr.json"])
     names = recipe.family.names
     root = names.array(recipe.name, "", "").rstrip("/")
-    text = _sharded_metadata(
-        plan.num_rows,
-        recipe.row_shape,
-        recipe.dtype,
-        (recipe.shard_rows, recipe.chunk_rows),
-        _compressors("none"),
-        ("row", *recipe.dimensions),
+    array = _Array(
+        shape=(plan.num_rows, *recipe.row_shape),
+        dtype=recipe.dtype,
+        shard=(recipe.shard_rows, *recipe.row_shape),
+        chunk=(recipe.chunk_rows, *recipe.row_shape),
+        dimensions=("row", *recipe.dimensions),
     )
+    text = _metadata(array)
     return [
-        (f"{root}/zarr.json", group),
-        (f"{root}/{plan.split}/zarr.json", group),
+        (f"{root}/zarr.json", _group()),
+        (f"{root}/{plan.split}/zarr.json", _group()),
         *((f"{names.array(recipe.name, plan.split, kind)}/zarr.json", text) for kind in kinds),
     ]
-
-
-def _sharded_metadata(
-    num_rows: int,
-    shape: tuple[int, ...],
-    dtype: str,
-    shard_and_chunk_rows: tuple[int, int],
-    compressors: list[Any],
-    dimensions: tuple[str, ...],
-) -> bytes:
-    store = MemoryStore()
-    shard_rows, chunk_rows = shard_and_chunk_rows
-    # The shape need not be a multiple of the shard: zarr requires only that the chunk rows divide
-    # the shard rows.
-    zarr.create_array(
-        store,
-        shape=(num_rows, *shape),
-        dtype=dtype,
-        chunks=(chunk_rows, *shape),
-        shards=(shard_rows, *shape),
-        compressors=compressors,
-        fill_value=0,
-        chunk_key_encoding=cast("Any", {"name": "default", "separator": "."}),
-        dimension_names=dimensions,
-    )
-    return _canonical_json(_contents_of_store(store)["zarr.json"])
 
 
 def label_array(split: str, labels: NDArray[np.int32]) -> list[NamedBytes]:
@@ -191,10 +162,13 @@ def small_metadata(plan: Plan) -> list[NamedBytes]:
         Two pairs (name, bytes), with names relative to the store: of
         `images.zarr/<split>/label/zarr.json` and `images.zarr/<split>/status/zarr.json`.
     """
-    labels, status = np.empty(plan.num_rows, np.int32), np.empty(plan.num_rows, np.uint8)
+    shape = (plan.num_rows,)
     return [
-        *_small_array(plan.split, "label", labels, fill=-1, write=False),
-        *_small_array(plan.split, "status", status, fill=NOT_PREPARED, write=False),
+        (f"{layout.array(plan.split, name)}/zarr.json", _metadata(array))
+        for name, array in (
+            ("label", _small(shape, "int32", fill=-1)),
+            ("status", _small(shape, "uint8", fill=NOT_PREPARED)),
+        )
     ]
 
 
@@ -242,25 +216,16 @@ def encoded_arrays(plan: Plan, encoding: str, geometry: EncodedGeometry) -> list
         `images.zarr/<split>/<encoding>/zarr.json` and `.../bytes/zarr.json`. The array is
         (number of shards * span,) uint8. Nothing is written.
     """
-    store = MemoryStore()
-    zarr.create_group(store)
-    group = _canonical_json(_contents_of_store(store)["zarr.json"])
-    store = MemoryStore()
-    zarr.create_array(
-        store,
+    array = _Array(
         shape=(plan.num_shards * geometry.span_bytes,),
         dtype="uint8",
-        chunks=(geometry.chunk_bytes,),
-        shards=(geometry.span_bytes,),
-        compressors=[Crc32cCodec()],
-        fill_value=0,
-        chunk_key_encoding=cast("Any", {"name": "default", "separator": "."}),
-        dimension_names=("byte",),
+        shard=(geometry.span_bytes,),
+        chunk=(geometry.chunk_bytes,),
+        dimensions=("byte",),
     )
-    text = _canonical_json(_contents_of_store(store)["zarr.json"])
     return [
-        (f"{layout.array(plan.split, encoding)}/zarr.json", group),
-        (f"{layout.encoded_array(plan.split, encoding, 'bytes')}/zarr.json", text),
+        (f"{layout.array(plan.split, encoding)}/zarr.json", _group()),
+        (f"{layout.encoded_array(plan.split, encoding, 'bytes')}/zarr.json", _metadata(array)),
     ]
 
 
@@ -282,9 +247,52 @@ def encoded_row_arrays(
         `images.zarr/<split>/<encoding>/offset`, then those of `.../shape`. Nothing is written.
     """
     return [
-        *_small_array(split, f"{encoding}/offset", offset, fill=0, columns=("row", "end")),
-        *_small_array(split, f"{encoding}/shape", shape, fill=0, columns=("row", "side")),
+        *_small_array(split, f"{encoding}/offset", offset, fill=0, dimensions=("row", "end")),
+        *_small_array(split, f"{encoding}/shape", shape, fill=0, dimensions=("row", "side")),
     ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Array:
+    """What zarr creates an array from; equal instances have the same metadata."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    chunk: tuple[int, ...]
+    dimensions: tuple[str, ...]
+    shard: tuple[int, ...] | None = None
+    codec: str = "none"
+    fill: int = 0
+
+    def create(self, store: MemoryStore) -> zarr.Array[Any]:
+        """Create the array, of which empty chunks are written, too."""
+        return zarr.create_array(
+            store,
+            shape=self.shape,
+            dtype=self.dtype,
+            chunks=self.chunk,
+            shards=self.shard,
+            compressors=_compressors(self.codec),
+            fill_value=self.fill,
+            chunk_key_encoding=cast("Any", {"name": "default", "separator": "."}),
+            dimension_names=self.dimensions,
+            config={"write_empty_chunks": True},
+        )
+
+
+@lru_cache(maxsize=256)  # each preparation and verification of a split asks for them anew
+def _metadata(array: _Array) -> bytes:
+    """Return the text of an array's `zarr.json`."""
+    store = MemoryStore()
+    array.create(store)
+    return _canonical_json(_contents_of_store(store)["zarr.json"])
+
+
+def _small(
+    shape: tuple[int, ...], dtype: str, *, fill: int, dimensions: tuple[str, ...] = ("row",)
+) -> _Array:
+    chunk = (layout.small_chunk_rows(shape[0]), *shape[1:])
+    return _Array(shape=shape, dtype=dtype, chunk=chunk, dimensions=dimensions, fill=fill)
 
 
 def _small_array(
@@ -293,27 +301,23 @@ def _small_array(
     values: NDArray[Any],
     *,
     fill: int,
-    write: bool = True,
-    columns: tuple[str, ...] = ("row",),
+    dimensions: tuple[str, ...] = ("row",),
 ) -> Iterator[NamedBytes]:
+    array = _small(values.shape, values.dtype.name, fill=fill, dimensions=dimensions)
     store = MemoryStore()
-    array = zarr.create_array(
-        store,
-        shape=values.shape,
-        dtype=values.dtype,
-        chunks=(layout.small_chunk_rows(len(values)), *values.shape[1:]),
-        compressors=[Crc32cCodec()],
-        fill_value=fill,
-        chunk_key_encoding=cast("Any", {"name": "default", "separator": "."}),
-        dimension_names=columns,
-        config={"write_empty_chunks": True},
-    )
-    if write:
-        array[:] = values
+    array.create(store)[:] = values
     contents = _contents_of_store(store)
-    for key in sorted(contents, key=lambda key: (key == "zarr.json", key)):
-        text = _canonical_json(contents[key]) if key == "zarr.json" else contents[key]
-        yield f"{layout.array(split, name)}/{key}", text
+    for key in sorted(contents.keys() - {"zarr.json"}):
+        yield f"{layout.array(split, name)}/{key}", contents[key]
+    yield f"{layout.array(split, name)}/zarr.json", _metadata(array)
+
+
+@cache
+def _group() -> bytes:
+    """Return the text of a group's `zarr.json`."""
+    store = MemoryStore()
+    zarr.create_group(store)
+    return _canonical_json(_contents_of_store(store)["zarr.json"])
 
 
 def _compressors(codec: str) -> list[Any]:
