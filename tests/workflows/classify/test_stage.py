@@ -74,7 +74,9 @@ def choices_of(folder: Path, kind: str) -> dict[str, Any]:
     return choices
 
 
-SLOW_KINDS = {"growing in random crops", "windowed", "encoded in random crops", "bfloat16"}
+SLOW_KINDS = {
+    "growing in random crops", "windowed", "encoded", "encoded in random crops", "bfloat16",
+}  # fmt: skip
 """Kinds that combine what others have one by one; each takes seconds."""
 
 
@@ -378,7 +380,13 @@ def in_order(rows: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     ("size", "encoded", "evaluation_size"),
-    [(2, None, None), (5, None, 12), (5, None, 20), (3, ENCODED, None), (5, ENCODED, 20)],
+    [
+        (2, None, None),
+        (5, ENCODED, 20),
+        pytest.param(5, None, 12, marks=pytest.mark.slow),
+        pytest.param(5, None, 20, marks=pytest.mark.slow),
+        pytest.param(3, ENCODED, None, marks=pytest.mark.slow),
+    ],
 )
 def test_an_evaluation_covers_every_row_once(
     folder: Path, size: int, encoded: str | None, evaluation_size: int | None
@@ -415,7 +423,15 @@ def test_an_evaluation_equals_a_plain_one(folder: Path) -> None:
     assert grids == {}
 
 
-@pytest.mark.parametrize("kind", ["plain", "growing", "pretrained", "dropout"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "pretrained",
+        "dropout",
+        pytest.param("plain", marks=pytest.mark.slow),
+        pytest.param("growing", marks=pytest.mark.slow),
+    ],
+)
 def test_an_evaluation_changes_nothing(folder: Path, kind: str) -> None:
     """Steps and evaluations alternate, and the state is that of steps alone."""
     choices = choices_of(folder, kind)

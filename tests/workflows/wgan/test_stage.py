@@ -50,7 +50,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_store(tmp_path_factory.mktemp("small"), encoded=(ENCODED,))
 
 
-SLOW_KINDS = {"concatenated", "perceptron", "bfloat16"}
+SLOW_KINDS = {"concatenated", "conditional", "perceptron", "bfloat16"}
 """These kinds combine what others have, and each takes seconds."""
 
 
