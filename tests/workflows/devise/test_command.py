@@ -74,7 +74,7 @@ def trained(small: Small) -> Path:
 
 @pytest.mark.slow
 def test_a_run_maps_images_and_words_into_one_space(tmp_path: Path) -> None:
-    """The command extracts features; the vectors of pixels equal those of stored features."""
+    """The vectors computed from pixels equal those computed from stored features."""
     from pipeline.features.reader import open_features
     from pipeline.store import arrays
     from pipeline.store.open import open_objects

@@ -144,7 +144,7 @@ def agree(actual: torch.Tensor, expected: torch.Tensor, *, gpu: bool) -> bool:
 
 
 QUICK_STAGES = {"classify"}
-"""Stages that quick tests resume as runs; a quick test of each one resumes it without files."""
+"""Stages that quick tests resume as runs. A quick test of each stage resumes its state alone."""
 
 
 @pytest.mark.parametrize("device", DEVICES)
