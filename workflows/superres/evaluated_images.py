@@ -375,7 +375,7 @@ def _images_of(folder: Path) -> list[Path]:
         )
     except OSError as e:
         raise TesseraeError(
-            f"{folder} is not a readable folder ({e.strerror or e}): expected one of images."
+            f"{folder} is not a readable folder ({e.strerror or e}): expected a folder of images."
         ) from e
 
 
