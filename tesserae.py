@@ -191,6 +191,7 @@ if not TYPE_CHECKING:  # type checkers would accept any name, also a misspelt on
 
         Raises:
             AttributeError: There is no such name.
+            ImportError: Python finds another package in place of one of Tesserae's.
             ModuleNotFoundError: A library that it needs is not installed.
         """
         if name == "__version__":
@@ -205,7 +206,18 @@ if not TYPE_CHECKING:  # type checkers would accept any name, also a misspelt on
         return value
 
 
+_has_own_modules = False
+"""True once Python is known to find Tesserae's packages, and not others of these names."""
+
+
 def _load(name: str) -> object:
+    global _has_own_modules
+    if not _has_own_modules:  # what Python finds is examined once
+        from tesserae_command import other_modules
+
+        if problem := next(iter(other_modules().values()), ""):
+            raise ImportError(problem)
+        _has_own_modules = True
     module, _, attribute = _LOCATIONS[name].partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
@@ -224,6 +236,6 @@ def __dir__() -> list[str]:
 
 
 if __name__ == "__main__":
-    from workflows.cli import main
+    from tesserae_command import main
 
     sys.exit(main())

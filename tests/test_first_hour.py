@@ -29,13 +29,13 @@ from tests.commands import PATIENCE, wait_until
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "first-hour.md"
 FOLDERS = ("pipeline", "workflows", "cluster")
-FILES = ("tesserae.py", "Makefile", "pyproject.toml", "constraints.txt")
+FILES = ("tesserae.py", "tesserae_command.py", "Makefile", "pyproject.toml", "constraints.txt")
 TRUNK = "facebook/convnext-tiny-224"
 WORDS = ["person", "ceramic", "vehicle", "eye", "text", "celestial", "body", "land", "boat"]
 
 SCRIPT = """#!{python}
 import sys
-from workflows.cli import main
+from tesserae_command import main
 if __name__ == "__main__":
     sys.exit(main())
 """

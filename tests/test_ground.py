@@ -242,7 +242,7 @@ def test_the_image_gets_every_part_that_runs():
 
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
     setup = {"constraints.txt", "pyproject.toml", "README.md", "LICENSE"}
-    assert copied == {"tesserae.py", *packages, *setup}
+    assert copied == {"tesserae.py", "tesserae_command.py", *packages, *setup}
     assert {line for line in lines if line.startswith("FROM")} == {
         "FROM debian:bookworm-slim",
         "FROM debian:bookworm-slim AS build",

@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("pipeline", "workflows", "cluster")
-BUILD_INPUTS = ("tesserae.py", "pyproject.toml", "README.md", "LICENSE")
+BUILD_INPUTS = ("tesserae.py", "tesserae_command.py", "pyproject.toml", "README.md", "LICENSE")
 
 SNIPPET = """
 import tesserae
@@ -79,7 +79,7 @@ def test_the_wheel_has_every_file(wheel: Path) -> None:
         if path.is_file() and "__pycache__" not in path.parts and path.suffix not in (".c", ".so")
     }
     with zipfile.ZipFile(wheel) as archive:
-        assert {"tesserae.py", *files} - set(archive.namelist()) == set()
+        assert {"tesserae.py", "tesserae_command.py", *files} - set(archive.namelist()) == set()
 
 
 @pytest.mark.slow

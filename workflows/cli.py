@@ -24,6 +24,7 @@ from cluster.errors import ClusterError
 from cluster.limits import too_many_files
 from pipeline.errors import TesseraeError
 from pipeline.filesystem import NO_ROOM_ERRNOS, advice_for
+from tesserae_command import is_own, lacks_module
 from workflows.commands import Command, Group
 from workflows.options.ranges import Range
 from workflows.terminal import signals
@@ -191,6 +192,8 @@ def dispatch(words: Sequence[str]) -> int:
     try:
         return _call(name, words[1:])
     except ModuleNotFoundError as e:
+        if is_own(e.name):
+            raise TesseraeError(lacks_module(e.name)) from e
         extra = EXTRAS.get(str(e.name))
         if extra is None:
             raise

@@ -231,7 +231,7 @@ def gpu_uuids() -> list[str]:
 
 
 def _serve_command(role: str) -> list[str]:
-    return [sys.executable, "-m", "cluster.processes.serve", role]
+    return [sys.executable, "-P", "-m", "cluster.processes.serve", role]
 
 
 def _address_scheme(folder: Path | None) -> str:

@@ -46,7 +46,11 @@ def start_fork_server(preload: Sequence[str]) -> None:
     environment = (
         allocator_environment()
         | SINGLE_THREAD_ENVIRONMENT
-        | {"TESSERAE_PRELOAD": " ".join(["distributed", *preload])}
+        | {
+            "TESSERAE_PRELOAD": " ".join(["distributed", *preload]),
+            # Otherwise a module of the working folder could stand in for one of these.
+            "PYTHONSAFEPATH": "1",
+        }
     )
     previous_values = {name: os.environ.get(name) for name in environment}
     previous_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})

@@ -100,7 +100,7 @@ def stdin_worker_command(python: str, address: str, options: Mapping[str, str]) 
     Returns:
         The program and its arguments.
     """
-    command = [python, "-m", "workflows", "cluster", "worker", address, "--stdin"]
+    command = [python, "-P", "-m", "workflows", "cluster", "worker", address, "--stdin"]
     for name, value in options.items():
         command += [f"--{name}", value]
     return command

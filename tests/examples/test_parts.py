@@ -86,7 +86,7 @@ def tree(tmp_path: Path) -> Tree:
     root = tmp_path / "tree"
     for name in ("pipeline", "workflows", "cluster"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("tesserae.py", "pyproject.toml"):
+    for name in ("tesserae.py", "tesserae_command.py", "pyproject.toml"):
         shutil.copy(ROOT / name, root)
     return Tree(root)
 

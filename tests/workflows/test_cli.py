@@ -175,7 +175,7 @@ def test_an_extra_is_named_for_every_package_that_a_module_needs() -> None:
                 imported |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 imported.add(str(node.module).partition(".")[0])
-    ours = {"pipeline", "workflows", "cluster"}
+    ours = {"pipeline", "workflows", "cluster", "tesserae_command"}
     optional = imported - ours - set(sys.stdlib_module_names) - installed_with_tesserae()
     assert optional >= {"torch", "safetensors"}
     assert optional <= set(EXTRAS)

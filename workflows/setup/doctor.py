@@ -12,6 +12,7 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from tesserae_command import FOLDER, MODULES, owners_of
 from workflows.setup import detect_pillow
 from workflows.setup.environment import Environment
 from workflows.setup.machine import (
@@ -75,6 +76,7 @@ def run_checks(store: str) -> list[Finding]:
     """
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("Python", check_python),
+        ("modules", check_modules),
         ("Pillow", check_imported_pillow),
         ("libjpeg-turbo", check_jpeg),
         ("crop decoder", check_crop_decoder),
@@ -111,6 +113,25 @@ def run_check(subject: str, check: Callable[[], Iterator[Finding]]) -> Iterator[
 def check_python() -> Iterator[Finding]:
     """Yield the version and the location of the running Python."""
     yield Finding("Python", "ok", f"{platform.python_version()} in {sys.prefix}")
+
+
+def check_modules() -> Iterator[Finding]:
+    """Yield a finding about the owners of Tesserae's modules.
+
+    That Python finds other modules in place of them is no finding: the command then does not start.
+    """
+    owners = {name: owners_of(Path(file), FOLDER) for name, file in MODULES.items()}
+    shared = [
+        f"{name} of {' and '.join(several)}" for name, several in owners.items() if len(several) > 1
+    ]
+    if shared:
+        advice = (
+            "One has overwritten the other's files. Install Tesserae in a virtual environment of"
+            " its own."
+        )
+        yield Finding("modules", "broken", f"{', '.join(shared)}, in {FOLDER}", advice)
+    else:
+        yield Finding("modules", "ok", f"{', '.join(MODULES)} in {FOLDER}")
 
 
 def check_imported_pillow() -> Iterator[Finding]:

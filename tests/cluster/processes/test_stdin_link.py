@@ -62,5 +62,5 @@ def test_ssh_links_are_closed_when_the_command_ends(
 def test_the_options_of_a_worker_become_arguments() -> None:
     """The options follow the address and --stdin."""
     words = stdin_worker_command("/python", "tls://a:1", {"workers": "2", "gpus": "none"})
-    assert words[:6] == ["/python", "-m", "workflows", "cluster", "worker", "tls://a:1"]
-    assert words[6:] == ["--stdin", "--workers", "2", "--gpus", "none"]
+    assert words[:7] == ["/python", "-P", "-m", "workflows", "cluster", "worker", "tls://a:1"]
+    assert words[7:] == ["--stdin", "--workers", "2", "--gpus", "none"]

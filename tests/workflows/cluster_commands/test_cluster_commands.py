@@ -238,7 +238,7 @@ def test_ended_workers_and_schedulers_are_restarted(standing: Standing) -> None:
 
 def _serves(process: psutil.Process, role: str) -> bool:
     try:
-        return process.cmdline()[1:4] == ["-m", "cluster.processes.serve", role]
+        return process.cmdline()[1:5] == ["-P", "-m", "cluster.processes.serve", role]
     except psutil.NoSuchProcess:
         return False
 

@@ -30,10 +30,33 @@ def test_all_checks_pass_in_the_test_environment(tmp_path, capsys):
     assert [f for f in document["findings"] if f["state"] == "broken"] == []
     assert (status, document["ok"]) == (0, True)
     assert {f["subject"] for f in document["findings"]} >= {
-        "Python", "Pillow", "libjpeg-turbo", "crop decoder", "formats", "packages", "torch", "GPU",
-        "cores", "memory", "ports", "open files", "room", "fsync", "locks", "new names", "sockets",
+        "Python", "modules", "Pillow", "libjpeg-turbo", "crop decoder", "formats", "packages",
+        "torch", "GPU", "cores", "memory", "ports", "open files", "room", "fsync", "locks",
+        "new names", "sockets",
     }  # fmt: skip
     assert list(tmp_path.iterdir()) == []
+
+
+def test_modules_that_two_distributions_installed_are_broken(tmp_path, monkeypatch):
+    """Another package called `cluster`, installed over ours, leaves a mixture of both."""
+    for name in ("pipeline", "cluster"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+    for name in ("tesserae", "clusters"):
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        files = ["cluster/__init__.py", *(["pipeline/__init__.py"] if name == "tesserae" else [])]
+        (info / "RECORD").write_text("".join(f"{file},,\n" for file in files))
+    monkeypatch.setattr(doctor, "FOLDER", tmp_path)
+
+    (finding,) = doctor.check_modules()
+
+    assert finding.state == "broken"
+    assert finding.found in (
+        f"cluster of {both}, in {tmp_path}"
+        for both in ("tesserae 1.0 and clusters 1.0", "clusters 1.0 and tesserae 1.0")
+    )
 
 
 def test_a_broken_finding_gives_exit_status_1(monkeypatch, capsys):
