@@ -8,9 +8,10 @@ EXTRAS ?=
 SETUP := -m workflows.setup.install
 VENV_PYTHON := .venv/bin/python
 TESSERAE := .venv/bin/tesserae
-# Quick tests often wait for processes, so more of them run than a small machine has cores; those of
-# one file share what they set up. Slow ones need the machine for themselves.
+# Tests often wait for processes, so more quick ones run at once than a small machine has cores; those
+# of one file share what they set up. Slow ones start many processes themselves.
 AT_ONCE := --numprocesses=3 --dist=loadfile --no-loadscope-reorder
+SLOW_AT_ONCE := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 # A law with a thousand examples takes minutes on a busy machine.
 THOROUGH := --hypothesis-profile=thorough --timeout=600 -o faulthandler_timeout=580
 
@@ -148,7 +149,7 @@ test: .ready-dev ## Run the quick tests
 .PHONY: test-all
 test-all: .ready-dev ## Run all tests that this machine can, with many more examples of each law
 	$(VENV_PYTHON) -m pytest $(AT_ONCE) $(THOROUGH) $(ARGS)
-	$(VENV_PYTHON) -m pytest -m "slow or gpu" $(THOROUGH) $(ARGS)
+	$(VENV_PYTHON) -m pytest $(SLOW_AT_ONCE) -m "slow or gpu" $(THOROUGH) $(ARGS)
 
 .PHONY: chaos
 chaos: .ready-dev ## Prepare under injected faults for ten minutes, and compare every byte

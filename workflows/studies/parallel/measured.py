@@ -14,7 +14,7 @@ import importlib
 import io
 import json
 import os
-import resource
+import re
 import sys
 import threading
 import time
@@ -140,9 +140,22 @@ def render(path: str, task: Task) -> tuple[Pixels, Rendered]:
     pixels = np.frombuffer(data, np.uint8).reshape(task.size, task.size, 3)
     resized = time.perf_counter()
     checksum = zlib.crc32(data)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory = peak_kibibytes()
     process = (os.getpid(), cpu, time.process_time(), memory)
     return pixels, Rendered(checksum, decoded - started, resized - decoded, process)
+
+
+def peak_kibibytes() -> int:
+    """Return the largest resident memory that this process has had, in KiB.
+
+    The `ru_maxrss` of getrusage does not serve: the kernel passes it on to the programs that a
+    process starts, so that a small program would have the peak of the command that started it.
+
+    Raises:
+        OSError: The system has no `/proc`.
+    """
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0])
 
 
 def render_group(
@@ -257,7 +270,7 @@ def measure(task: Task, run: Run, paths: Sequence[str]) -> dict[str, Any]:
     cpu = time.process_time() - cpu
     if task.pixels:
         np.save(task.pixels, out)
-    peaks = {os.getpid(): resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+    peaks = {os.getpid(): peak_kibibytes()}
     spans: dict[int, tuple[float, float]] = {}
     for pid, before, after, memory in (r.process for r in rendered):
         low, high = spans.get(pid, (before, after))

@@ -65,6 +65,13 @@ def test_all_pixels_are_those_of_pillow(tmp_path: Path, method: str) -> None:
     assert min(result["seconds"], result["cpu_seconds"], result["memory_bytes"]) > 0
 
 
+def test_the_memory_of_the_process_that_starts_the_program_is_not_counted(tmp_path: Path) -> None:
+    """The kernel passes the peak of getrusage on to a program."""
+    file_list(tmp_path)
+    held = np.ones(400_000_000, np.uint8)
+    assert measured(tmp_path)["memory_bytes"] < held.nbytes
+
+
 def test_files_in_memory_are_counted(tmp_path: Path) -> None:
     """Files that have not left it would give a figure of a disk that was not read."""
     paths = file_list(tmp_path).read_text().splitlines()
