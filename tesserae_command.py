@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def _explain(name: str, origin: str | None) -> str:
     module = file.parent if file.name == "__init__.py" else file
     folder = module.parent
     where = f"Python finds {name} in {module}, not Tesserae's in {FOLDER}"
-    if owners := owners_of(file.relative_to(folder), folder):
+    if owners := owners_of(str(file.relative_to(folder)), folder):
         return (
             f"{where}. It belongs to {' and '.join(owners)}: install Tesserae in a virtual"
             " environment without it."
@@ -109,20 +110,23 @@ def _explain(name: str, origin: str | None) -> str:
     return f"{where}. Rename {module.name}, or start Python in another folder."
 
 
-def owners_of(file: Path, folder: Path) -> list[str]:
-    """Return the names and versions of the distributions that a file belongs to.
+def owners_of(file: str, folder: Path) -> list[str]:
+    """Return the distributions that have installed a file; several mean that it was overwritten.
 
     Args:
-        file: The path of the file in *folder*.
+        file: The path of the file in *folder*, such as `pipeline/__init__.py`.
         folder: A folder that distributions are installed in, such as `site-packages`.
-    """
-    from importlib.metadata import distributions
 
-    return [
-        f"{distribution.metadata['Name']} {distribution.version}"
-        for distribution in distributions(path=[str(folder)])
-        if any(file == Path(part) for part in distribution.files or ())
-    ]
+    Returns:
+        The `name version` of each, sorted, such as `pillow-simd 12.1.1.post0`. Names are in lower
+        case, with - for _.
+    """
+    owners = []
+    for record in folder.glob("*.dist-info/RECORD"):
+        if re.search(rf"^{re.escape(file)},", record.read_text(encoding="utf-8"), re.MULTILINE):
+            name, version = record.parent.name.removesuffix(".dist-info").split("-", 1)
+            owners.append(f"{name.lower().replace('_', '-')} {version}")
+    return sorted(owners)
 
 
 if __name__ == "__main__":

@@ -85,7 +85,6 @@ def test_a_module_of_another_distribution_is_named_with_it(tmp_path: Path) -> No
     module = write_module(site, "tesserae", package=True)
     info = site / "tesserae-0.41.8.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tesserae\nVersion: 0.41.8\n")
     (info / "RECORD").write_text("tesserae/__init__.py,,\ntesserae-0.41.8.dist-info/RECORD,,\n")
 
     done = run_command("doctor", folder=tmp_path, path=(site,))

@@ -384,6 +384,8 @@ def test_a_job_requests_memory_only_if_its_profile_does(
     lines = [row.split(" ")[1] for row in scripts[0].splitlines() if "--mem" in row]
     assert lines == ([] if line is None else [line])
     assert "--cpus-per-task=2" in scripts[0]
+    # A job runs in the folder that it was submitted in, which may have modules of our names.
+    assert f"{sys.executable} -P -m workflows cluster worker" in scripts[0]
 
 
 def test_an_allocation_requires_srun(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ import sysconfig
 import zipfile
 from pathlib import Path
 
+from tesserae_command import owners_of
+
 PILLOW_SIMD = "12.1.1.post0"
 PILLOW_SIMD_SHA256 = "8e9694ec94c59d12f16753cbf48a3080266bdd704b0c51a630318c7a325625b1"  # sdist
 PILLOW_STOCK = "12.1.1"  # the same code without the vector instructions
@@ -107,12 +109,7 @@ def pillow_owners(site: Path) -> list[str]:
         The `name version` of each, sorted, such as `pillow-simd 12.1.1.post0`; more than one means
         that files were overwritten. Names are in lower case, with - for _.
     """
-    owners = []
-    for record in site.glob("*.dist-info/RECORD"):
-        if re.search(r"^PIL/__init__\.py,", record.read_text(encoding="utf-8"), re.MULTILINE):
-            name, version = record.parent.name.removesuffix(".dist-info").split("-", 1)
-            owners.append(f"{name.lower().replace('_', '-')} {version}")
-    return sorted(owners)
+    return owners_of("PIL/__init__.py", site)
 
 
 def cpu_has_avx2(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

@@ -120,7 +120,7 @@ def check_modules() -> Iterator[Finding]:
 
     That Python finds other modules in place of them is no finding: the command then does not start.
     """
-    owners = {name: owners_of(Path(file), FOLDER) for name, file in MODULES.items()}
+    owners = {name: owners_of(file, FOLDER) for name, file in MODULES.items()}
     shared = [
         f"{name} of {' and '.join(several)}" for name, several in owners.items() if len(several) > 1
     ]

@@ -159,4 +159,4 @@ def test_setup_needs_only_the_standard_library():
 
     loaded = {name.split(".")[0] for name in done.stdout.split()}
 
-    assert loaded <= {*sys.stdlib_module_names, "__main__", "workflows"}
+    assert loaded <= {*sys.stdlib_module_names, "__main__", "tesserae_command", "workflows"}

@@ -79,8 +79,8 @@ class Rendered:
     """The CRC-32 of its pixels."""
     decode_seconds: float
     resize_seconds: float
-    process: tuple[int, float, float, int]
-    """The process: its number, its processor time before and after, its peak memory in kB."""
+    process: tuple[int, float, float]
+    """The process: its number, and its processor time in seconds before and after."""
 
 
 _local = threading.local()
@@ -140,22 +140,8 @@ def render(path: str, task: Task) -> tuple[Pixels, Rendered]:
     pixels = np.frombuffer(data, np.uint8).reshape(task.size, task.size, 3)
     resized = time.perf_counter()
     checksum = zlib.crc32(data)
-    memory = peak_kibibytes()
-    process = (os.getpid(), cpu, time.process_time(), memory)
+    process = (os.getpid(), cpu, time.process_time())
     return pixels, Rendered(checksum, decoded - started, resized - decoded, process)
-
-
-def peak_kibibytes() -> int:
-    """Return the largest resident memory that this process has had, in KiB.
-
-    The `ru_maxrss` of getrusage does not serve: the kernel passes it on to the programs that a
-    process starts, so that a small program would have the peak of the command that started it.
-
-    Raises:
-        OSError: The system has no `/proc`.
-    """
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0])
 
 
 def render_group(
@@ -249,12 +235,28 @@ def calibrate() -> None:
         pass
 
 
+def peak_bytes(pid: int) -> int:
+    """Return the largest resident memory that a process has had, in bytes.
+
+    The `ru_maxrss` of getrusage does not serve: the kernel passes it on to the programs that a
+    process starts, so that a small program would have the peak of the command that started it.
+
+    Args:
+        pid: The number of the process.
+
+    Raises:
+        OSError: There is no such process, or the system has no `/proc`.
+    """
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
+
+
 def measure(task: Task, run: Run, paths: Sequence[str]) -> dict[str, Any]:
     """Decode all images, and return what that took.
 
     Args:
         task: The measured method.
-        run: The function that decodes them in the method of the task.
+        run: The function that decodes them in the method of the task, whose processes still run.
         paths: The files.
     """
     out = np.zeros((len(paths), task.size, task.size, 3), np.uint8)
@@ -270,12 +272,10 @@ def measure(task: Task, run: Run, paths: Sequence[str]) -> dict[str, Any]:
     cpu = time.process_time() - cpu
     if task.pixels:
         np.save(task.pixels, out)
-    peaks = {os.getpid(): peak_kibibytes()}
     spans: dict[int, tuple[float, float]] = {}
-    for pid, before, after, memory in (r.process for r in rendered):
+    for pid, before, after in (r.process for r in rendered):
         low, high = spans.get(pid, (before, after))
         spans[pid] = (min(low, before), max(high, after))
-        peaks[pid] = max(memory, peaks.get(pid, 0))
     cpu += sum(high - low for pid, (low, high) in spans.items() if pid != os.getpid())
     images = len(paths) * task.repeats
     checksums = b"".join(r.checksum.to_bytes(4, "little") for r in rendered)
@@ -285,7 +285,7 @@ def measure(task: Task, run: Run, paths: Sequence[str]) -> dict[str, Any]:
         "cpu_seconds": cpu,
         "decode_seconds": sum(r.decode_seconds for r in rendered) * task.repeats,
         "resize_seconds": sum(r.resize_seconds for r in rendered) * task.repeats,
-        "memory_bytes": sum(peaks.values()) * 1024,
+        "memory_bytes": sum(map(peak_bytes, {os.getpid(), *spans})),
         "checksum": zlib.crc32(checksums),
         "pillow": PIL.__version__,
         "lock": not hasattr(sys, "_is_gil_enabled") or sys._is_gil_enabled(),
