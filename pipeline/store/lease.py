@@ -35,6 +35,13 @@ EXPIRY_SECONDS = 120.0
 POLL_SECONDS = 0.5
 """The time between two attempts to acquire a lease that another run holds."""
 
+ENDING_SECONDS = 1.0
+"""The time in which a holder on a disk may end before it counts as one.
+
+A process that was killed keeps its files, and so its lock, until its last thread has ended: until
+its threads get a processor, and a write that has begun reaches the disk.
+"""
+
 
 @contextlib.contextmanager
 def lease(
@@ -60,9 +67,10 @@ def lease(
         objects: The objects of the store, which need not exist yet.
         split: The name of the split to be written.
         wait: True to wait for another run that holds the lease, without a time limit; False to
-            refuse at once.
+            refuse.
         on_wait: A function that is called with the description of each holder before the wait, such
-            as "process 4711 on node1" (default: none).
+            as "process 4711 on node1" (default: none). On a disk, a holder is neither described nor
+            refused in the first second: it may be a killed process that is about to end.
 
     Yields:
         None.
@@ -71,13 +79,17 @@ def lease(
         StoreBusyError: The lease is held, and *wait* is false.
         StoreError: The lock file or the object cannot be read or written.
     """
-    attempt = (
-        _LocalLease(objects, split)
-        if isinstance(objects, LocalObjects)
-        else _RemoteLease(objects, split)
-    )
+    attempt: _LocalLease | _RemoteLease
+    if isinstance(objects, LocalObjects):
+        attempt, patience = _LocalLease(objects, split), ENDING_SECONDS
+    else:  # a record on an object store does not end with its process
+        attempt, patience = _RemoteLease(objects, split), 0.0
     waited_for = None
+    holds_from = time.monotonic() + patience
     while (holder := attempt.acquire()) is not None:
+        if time.monotonic() < holds_from:
+            time.sleep(ENDING_SECONDS / 20)
+            continue
         if not wait:
             raise StoreBusyError(
                 f"split {split!r} of {objects.url} is being written by {holder}. Wait for it to"

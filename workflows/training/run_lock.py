@@ -29,8 +29,8 @@ def locked_run(run: RunFolder) -> Iterator[None]:
         None.
 
     Raises:
-        TesseraeError: Another command trains in it, which is found at once, or the lock file cannot
-            be written.
+        TesseraeError: Another command trains in it, which takes up to a second to find, or the lock
+            file cannot be written.
     """
 
     def refuse(holder: str) -> NoReturn:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from pipeline.store.lease import lease
 from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
 from tests import lacking
-from tests.commands import ROOT
+from tests.commands import ROOT, wait_until
 
 HOLDER = """
 import sys, time
@@ -71,7 +72,7 @@ def test_a_second_run_may_wait(url: str, monkeypatch: pytest.MonkeyPatch) -> Non
     thread = threading.Thread(target=second)
     with lease(objects, "train", wait=False):
         thread.start()
-        thread.join(0.1)
+        assert wait_until(lambda: order)
         order.append("first")
     thread.join()
     holder, *events = order
@@ -84,12 +85,28 @@ def test_a_holder_without_a_name_is_no_further_one(
 ) -> None:
     """A holder is named once, although its file is empty for a moment as it ends."""
     monkeypatch.setattr(module, "POLL_SECONDS", 0)
+    monkeypatch.setattr(module, "ENDING_SECONDS", 0)
     holders = iter([module.UNNAMED, "process 1", module.UNNAMED, "process 1", "process 2", None])
     monkeypatch.setattr(module._LocalLease, "acquire", lambda _: next(holders))
     monkeypatch.setattr(module._LocalLease, "release", lambda _: None)
     waited_for: list[str] = []
     with lease(open_objects(str(tmp_path)), "train", wait=True, on_wait=waited_for.append):
         assert waited_for == [module.UNNAMED, "process 1", "process 2"]
+
+
+@pytest.mark.parametrize("wait", [False, True])
+@pytest.mark.parametrize("calls", LACKING.values(), ids=LACKING)
+def test_a_killed_holder_may_still_be_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: tuple[str, ...], wait: bool
+) -> None:
+    """A killed process keeps its lock until its last thread has ended, and is no other run."""
+    lacking.remove(calls, monkeypatch.setattr)
+    objects = open_objects(str(tmp_path))
+    ending = ExitStack()
+    ending.enter_context(lease(objects, "train", wait=False))
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: ending.close())
+    with lease(objects, "train", wait=wait, on_wait=lambda holder: pytest.fail(holder)):
+        pass
 
 
 @pytest.mark.parametrize("calls", LACKING.values(), ids=LACKING)
