@@ -30,7 +30,7 @@ setup: ## Create .venv and install the project, with Pillow-SIMD where it can be
 	$(PYTHON) $(SETUP) $(if $(EXTRAS),--need $(EXTRAS)) $(if $(PILLOW),--pillow $(PILLOW))
 
 .PHONY: demo
-demo: .ready-devise ## Prepare, verify, train and search a small sample; DATA= uses your images
+demo: .ready-search ## Prepare, verify, train and search a small sample; DATA= uses your images
 	$(TESSERAE) demo $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 .PHONY: prepare
@@ -64,11 +64,11 @@ wgan: .store .ready-train ## Train a GAN on STORE, prepared from DATA first if g
 	$(TESSERAE) train wgan "$(STORE)" $(training)
 
 .PHONY: classify
-classify: .store .ready-devise ## Train an image classifier on STORE, from TRUNK if given; resumes RUN
+classify: .store .ready-search ## Train an image classifier on STORE, from TRUNK if given; resumes RUN
 	$(TESSERAE) train classify "$(STORE)" $(if $(TRUNK),--trunk "$(TRUNK)") $(training)
 
 .PHONY: classify-images
-classify-images: .images .ready-devise ## Say what the images in DATA are, with the classifier of RUN
+classify-images: .images .ready-search ## Say what the images in DATA are, with the classifier of RUN
 	$(TESSERAE) classify "$(or $(RUN),runs/classify)" "$(DATA)" $(ARGS)
 
 .PHONY: upscale
@@ -84,23 +84,23 @@ superres: .store .ready-train ## Train a network that enlarges images on STORE; 
 	$(TESSERAE) train superres "$(STORE)" $(training)
 
 .PHONY: features
-features: .store-trunk .ready-devise ## Extract features of STORE with the network TRUNK
+features: .store-trunk .ready-search ## Extract features of STORE with the network TRUNK
 	$(TESSERAE) features "$(STORE)" --trunk "$(TRUNK)" $(if $(GPUS),--gpus $(GPUS)) $(if $(WORKERS),--workers $(WORKERS)) $(where) $(ARGS)
 
 .PHONY: devise
-devise: .store .ready-devise ## Train DeViSE on STORE: images to the word vectors in WORDS; resumes RUN
+devise: .store .ready-search ## Train DeViSE on STORE: images to the word vectors in WORDS; resumes RUN
 	$(TESSERAE) train devise "$(STORE)" $(if $(TRUNK),--trunk "$(TRUNK)") $(if $(WORDS),--word-vectors "$(WORDS)") $(training)
 
 .PHONY: search
-search: .ready-devise ## Serve a search page for RUN
+search: .ready-search ## Serve a search page for RUN
 	$(TESSERAE) search "$(or $(RUN),runs/devise)" --serve $(ARGS)
 
 .PHONY: export
-export: .ready-devise ## Export the network that RUN has trained as a model folder
+export: .ready-search ## Export the network that RUN has trained as a model folder
 	$(TESSERAE) export "$(or $(RUN),runs/devise)" $(ARGS)
 
 .PHONY: words
-words: .store .ready-devise ## Show which classes of STORE have vectors in WORDS
+words: .store .ready-search ## Show which classes of STORE have vectors in WORDS
 	$(TESSERAE) words "$(STORE)" $(if $(WORDS),--word-vectors "$(WORDS)") $(ARGS)
 
 .PHONY: sample-images
@@ -108,7 +108,7 @@ sample-images: .ready-train ## Generate images with the GAN of RUN, as one PNG
 	$(TESSERAE) sample-images "$(or $(RUN),runs/wgan)" $(ARGS)
 
 .PHONY: study
-study: .study .ready-devise ## Run the study STUDY, such as parallel; `tesserae study --help` lists them
+study: .study .ready-search ## Run the study STUDY, such as parallel; `tesserae study --help` lists them
 	$(TESSERAE) study $(STUDY) $(if $(DATA),--source "$(DATA)") $(if $(STORE),--store "$(STORE)") $(if $(TRUNK),--trunk "$(TRUNK)") $(if $(WORDS),--word-vectors "$(WORDS)") $(ARGS)
 
 .PHONY: report
@@ -134,6 +134,19 @@ sample: .ready ## Create a small sample data set laid out like ImageNet in DATA 
 .PHONY: doctor
 doctor: .ready ## Check this machine's installation and resources
 	$(TESSERAE) doctor $(if $(STORE),"$(STORE)") $(ARGS)
+
+.PHONY: completion
+completion: .ready ## Print a script that completes commands in a shell; ARGS=zsh, fish or tcsh, not bash
+	@$(TESSERAE) completion $(or $(ARGS),bash)
+
+.PHONY: wheel
+wheel: .ready-release ## Build the wheel and the source distribution into dist/, and check them
+	rm -rf build dist
+	$(VENV_PYTHON) -m build --outdir dist/built
+	PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/auditwheel repair --wheel-dir dist dist/built/*.whl
+	mv dist/built/*.tar.gz dist && rm -r dist/built
+	$(VENV_PYTHON) -m twine check --strict dist/*
+	.venv/bin/check-wheel-contents dist/*.whl
 
 .PHONY: bench
 bench: .ready ## Benchmark prepare against a bare loop and against other tools
@@ -194,17 +207,19 @@ help: ## Show this list
 # --- What the targets stand on ---------------------------------------------------------------------
 
 # 0.2 s when all is there.
-.PHONY: .ready .ready-train .ready-devise .ready-dev .ready-docs
+.PHONY: .ready .ready-train .ready-search .ready-dev .ready-docs .ready-release
 .ready:
 	@$(PYTHON) $(SETUP) --quiet
 .ready-train:
 	@$(PYTHON) $(SETUP) --quiet --need train
-.ready-devise:
-	@$(PYTHON) $(SETUP) --quiet --need train,devise
+.ready-search:
+	@$(PYTHON) $(SETUP) --quiet --need search
 .ready-dev:
 	@$(PYTHON) $(SETUP) --quiet --need dev
 .ready-docs:
 	@$(PYTHON) $(SETUP) --quiet --need docs
+.ready-release:
+	@$(PYTHON) $(SETUP) --quiet --need release
 
 # What a target needs is said at once, all of it, before a minute is spent on .venv.
 EXAMPLE_DATA := DATA=/path/to/ILSVRC2012

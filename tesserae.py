@@ -195,9 +195,9 @@ if not TYPE_CHECKING:  # type checkers would accept any name, also a misspelt on
             ModuleNotFoundError: A library that it needs is not installed.
         """
         if name == "__version__":
-            from importlib.metadata import version
+            from pipeline.installation import installed_version
 
-            value: object = version("tesserae")
+            value: object = installed_version("tesserae")
         elif name in _LOCATIONS:
             value = _load(name)
         else:
@@ -222,12 +222,12 @@ def _load(name: str) -> object:
     try:
         return getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
-        from workflows.cli import EXTRAS
+        from pipeline.installation import EXTRAS, install_advice
 
         extra = EXTRAS.get(str(error.name))
         if extra is None:
             raise
-        needs = f"tesserae.{name} needs {error.name}: run `make setup EXTRAS={extra}`."
+        needs = f"tesserae.{name} needs {error.name}: {install_advice(extra)}."
         raise ModuleNotFoundError(needs, name=error.name) from error
 
 

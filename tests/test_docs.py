@@ -303,7 +303,7 @@ def test_every_source_file_and_folder_that_a_page_names_exists(page):
 def test_every_option_that_a_page_names_exists(page):
     """A renamed option must not remain in any page."""
     known = frozenset().union(*map(_options_of, COMMANDS))
-    known |= FOREIGN_OPTIONS | {"--debug", "--help", *BENCHMARKS}
+    known |= FOREIGN_OPTIONS | {"--debug", "--help", "--version", *BENCHMARKS}
 
     named = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", page.read_text()))
 

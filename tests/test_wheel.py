@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("pipeline", "workflows", "cluster")
-BUILD_INPUTS = ("tesserae.py", "tesserae_command.py", "pyproject.toml", "README.md", "LICENSE")
+BUILD_INPUTS = ("tesserae.py", "tesserae_command.py", "pyproject.toml", "docs/pip.md", "LICENSE")
 
 SNIPPET = """
 import tesserae
@@ -36,7 +36,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in PACKAGES:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in BUILD_INPUTS:
-        shutil.copy(ROOT / name, folder)
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
     options = ("--no-deps", "--no-build-isolation", "--no-index", "--quiet", "-w", "wheels")
     subprocess.run([sys.executable, "-m", "pip", "wheel", ".", *options], cwd=folder, check=True)
     (built,) = (folder / "wheels").glob("*.whl")

@@ -16,7 +16,6 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,6 +23,7 @@ from cluster.errors import ClusterError
 from cluster.limits import too_many_files
 from pipeline.errors import TesseraeError
 from pipeline.filesystem import NO_ROOM_ERRNOS, advice_for
+from pipeline.installation import EXTRAS, install_advice
 from tesserae_command import is_own, lacks_module
 from workflows.commands import Command, Group
 from workflows.options.ranges import Range
@@ -51,15 +51,8 @@ COMMANDS = {
     "sample": "create a small sample data set laid out like ImageNet",
     "demo": "try everything once: sample, prepare, verify, train and search",
     "doctor": "check this machine's installation and resources",
+    "completion": "print a script that completes commands in a shell",
 }
-
-EXTRAS = {
-    **dict.fromkeys(("torch", "scipy", "sklearn", "threadpoolctl"), "train"),
-    **dict.fromkeys(("safetensors", "torchmetrics", "transformers"), "features"),
-    **dict.fromkeys(("gensim", "faiss"), "devise"),
-    **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx"),
-}
-"""The extra of pyproject.toml that installs each package, or a package that needs it."""
 
 INTERRUPTED = 130
 """The exit status after Ctrl-C, by the convention of shells."""
@@ -181,7 +174,9 @@ def dispatch(words: Sequence[str]) -> int:
         print(_overview())
         return 0
     if words[0] == "--version":
-        print(_version())
+        from workflows.setup.version import version_text
+
+        print(version_text())
         return 0
     name = words[0]
     if name not in COMMANDS:
@@ -197,9 +192,7 @@ def dispatch(words: Sequence[str]) -> int:
         extra = EXTRAS.get(str(e.name))
         if extra is None:
             raise
-        raise TesseraeError(
-            f"tesserae {name} needs {e.name}: run `make setup EXTRAS={extra}`."
-        ) from e
+        raise TesseraeError(f"tesserae {name} needs {e.name}: {install_advice(extra)}.") from e
 
 
 def command_of(name: str) -> tuple[Command | Group, argparse.ArgumentParser]:
@@ -268,13 +261,6 @@ def _overview() -> str:
             "Run `tesserae COMMAND --help` for the options of a command.",
         ]
     )
-
-
-def _version() -> str:
-    try:
-        return f"tesserae {version('tesserae')}"
-    except PackageNotFoundError:
-        return "tesserae, not installed"
 
 
 def _sentence(error: BaseException) -> str:

@@ -20,6 +20,7 @@ from pipeline.backbone.determinism import check_deterministic
 from pipeline.backbone.network import Backbone
 from pipeline.backbone.transform import Transform, read_transform
 from pipeline.errors import TesseraeError
+from pipeline.installation import install_advice
 
 LOAD_ERRORS = (
     OSError, ValueError, ImportError, TypeError, KeyError, AttributeError, RuntimeError,
@@ -102,7 +103,7 @@ def _needs_transformers() -> Iterator[None]:
         yield
     except ImportError as e:
         raise TesseraeError(
-            f"a backbone needs the package transformers ({e}): run `make setup EXTRAS=features`."
+            f"a backbone needs the package transformers ({e}): {install_advice('train')}."
         ) from e
 
 

@@ -6,10 +6,9 @@ import functools
 import platform
 import socket
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 
+from pipeline.installation import installed_version
 from pipeline.store.commit import Commit
 
 
@@ -106,6 +105,6 @@ def software() -> dict[str, str]:
     """
     versions = {"python": platform.python_version()}
     for name in ("dask", "numpy", "pyarrow", "simplejpeg", "tesserae"):
-        with suppress(PackageNotFoundError):
-            versions[name] = version(name)
+        if installed := installed_version(name):
+            versions[name] = installed
     return versions

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import TesseraeError
+from pipeline.installation import install_advice
 from pipeline.neighbours.exact import Candidates
 from pipeline.neighbours.vectors import Doubles, Floats, Mask, Rows, Vectors, blocks
 
@@ -265,8 +266,8 @@ def faiss() -> Any:
         import faiss as library
     except ImportError as e:
         raise TesseraeError(
-            f"nearest neighbours other than exact need the package faiss-cpu ({e}): run"
-            " `make setup EXTRAS=devise`."
+            f"nearest neighbours other than exact need the package faiss-cpu ({e}):"
+            f" {install_advice('search')}."
         ) from e
     return library
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import SourceError
+from pipeline.installation import install_advice
 from pipeline.sources.archives.open import open_tar
 from pipeline.sources.location import Location
 from pipeline.sources.nearby_tables import find_nearest_table, folder_and_parents
@@ -223,7 +224,7 @@ def _read_synsets(meta: TableFile) -> dict[int, tuple[str, str]]:
         from scipy.io import loadmat  # imported here, since only the devkit needs it
     except ImportError as e:
         raise PackageMissingError(
-            f"reading {meta[0]} needs scipy, which is not installed. Install the extra 'devkit',"
+            f"reading {meta[0]} needs scipy, which is not installed: {install_advice('devkit')},"
             f" or put Kaggle's {SOLUTION} next to the images."
         ) from e
     data = meta[1]()

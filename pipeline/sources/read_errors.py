@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipeline.errors import ReadError, SourceError
+from pipeline.installation import missing_filesystem
 
 
 @contextmanager
@@ -43,5 +44,7 @@ def as_remote_read_error(path: str) -> Iterator[None]:
         yield
     except (ReadError, SourceError):  # already final: nested blocks must not wrap it again
         raise
+    except ImportError as e:
+        raise ReadError(f"cannot read {path}: {missing_filesystem(e)}") from e
     except Exception as e:
         raise ReadError(f"cannot read {path}: {type(e).__name__}: {e}") from e

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.confined import check_name
 from pipeline.errors import StoreError
+from pipeline.installation import missing_filesystem
 from pipeline.store.objects import check_length
 
 
@@ -34,7 +35,7 @@ class RemoteObjects:
             # Listings must not be cached, because other workers add objects meanwhile.
             self._files, self._root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
         except ImportError as e:
-            raise StoreError(f"cannot open {url}: {e}. Install the extra it names.") from e
+            raise StoreError(f"cannot open {url}: {missing_filesystem(e)}.") from e
         except (ValueError, OSError) as e:
             raise StoreError(f"cannot open {url}: {e}.") from e
 

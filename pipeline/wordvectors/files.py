@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import SourceError, TesseraeError
+from pipeline.installation import install_advice
 from pipeline.wordvectors.vectors import WordVectors
 
 MAX_DIM = 20_000
@@ -181,7 +182,7 @@ def _load_with_gensim(shape: _FileShape, limit: int | None) -> WordVectors:
         from gensim.models import KeyedVectors
     except ImportError as e:
         raise TesseraeError(
-            f"word vectors need the package gensim ({e}): run `make setup EXTRAS=devise`."
+            f"word vectors need the package gensim ({e}): {install_advice('search')}."
         ) from e
     read = _through_pipe(
         _plain_word2vec(shape, limit),

@@ -346,7 +346,7 @@ def test_a_missing_package_is_an_error_with_its_remedy(
 ) -> None:
     """It is the same for a new network and for a pretrained one."""
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(TesseraeError, match="make setup EXTRAS=features"):
+    with pytest.raises(TesseraeError, match="make setup EXTRAS=train"):
         open_backbone(name)
 
 

@@ -13,7 +13,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from workflows.cli import COMMANDS, EXTRAS, main
+from pipeline.installation import EXTRAS
+from workflows.cli import COMMANDS, main
 
 ROOT = Path(__file__).parents[2]
 

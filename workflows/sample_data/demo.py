@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline import sources
 from pipeline.errors import StoreError, TesseraeError
+from pipeline.installation import command_path, install_advice
 from pipeline.store import layout
 from pipeline.store.encoding import parse_encoding
 from pipeline.store.open import open_objects
@@ -102,10 +103,10 @@ def run_demo(demo: DemoOptions) -> int:
         print(f"Report of the GAN, with samples: {demo.dir / 'run' / 'report.html'}")
         upscaler = demo.dir / "superres"
         print(f"Report of super-resolution, beside bicubic: {upscaler / 'report.html'}")
-        print(f"  Enlarge an image: .venv/bin/tesserae upscale {upscaler} IMAGE -o large.png")
+        print(f"  Enlarge an image: {command_path()} upscale {upscaler} IMAGE -o large.png")
     if searched:
         print(f"Report of DeViSE, with search results: {demo.dir / 'search' / 'report.html'}")
-        print(f"  Search it: make search RUN={demo.dir / 'search'}")
+        print(f"  Search it: {command_path()} search {demo.dir / 'search'} --serve")
     return 0
 
 
@@ -159,7 +160,7 @@ def _train_gan(store: Path, folder: Path, minutes: float) -> bool:
     """Train a small GAN for *minutes*; return False, with a message, if that is not possible."""
     print(f"== train a GAN for {minutes:g} min", flush=True)
     if importlib.util.find_spec("torch") is None:
-        print("torch is not installed: run `make setup EXTRAS=train`, then run the demo again.")
+        print(f"torch is not installed: {install_advice('train')}, then run the demo again.")
         return False
     _remove_demo_run(folder)
     arguments = [

@@ -16,6 +16,7 @@ import PIL
 from PIL import Image
 
 from pipeline.errors import TesseraeError
+from pipeline.installation import install_advice
 from workflows.sample_data.options import SampleOptions
 from workflows.sample_data.photographs import (
     CLASSES,
@@ -199,7 +200,7 @@ def _folder_of_photographs() -> Path:
     if spec is None or spec.origin is None:
         raise TesseraeError(
             "the sample uses scikit-image's photographs, and scikit-image is not installed:"
-            " run `make setup EXTRAS=sample`, or `pip install scikit-image`."
+            f" {install_advice('sample')}."
         )
     folder = Path(spec.origin).parent / "data"
     names = [p.file for c in CLASSES for p in (*c.train, *c.val)]

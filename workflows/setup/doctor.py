@@ -9,9 +9,17 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
+from pipeline.installation import (
+    DISTRIBUTION,
+    ROOT,
+    install_advice,
+    installed_version,
+    reinstall_advice,
+    uses_make,
+)
 from tesserae_command import FOLDER, MODULES, owners_of
 from workflows.setup import detect_pillow
 from workflows.setup.environment import Environment
@@ -26,7 +34,6 @@ from workflows.setup.machine import (
 )
 from workflows.setup.options import DoctorOptions
 
-ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("dask", "distributed", "zarr", "numpy", "pyarrow", "simplejpeg", "xxhash", "fsspec")
 
 # The names by which Pillow reports its codecs, with the Debian package that each is compiled with.
@@ -107,7 +114,11 @@ def run_check(subject: str, check: Callable[[], Iterator[Finding]]) -> Iterator[
         yield from check()
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         state = f"cannot be checked: {type(error).__name__}: {error}"
-        yield Finding(subject, "broken", state, "Run `make clean setup`.")
+        yield Finding(subject, "broken", state, _sentence(reinstall_advice()))
+
+
+def _sentence(clause: str) -> str:
+    return f"{clause[0].upper()}{clause[1:]}."
 
 
 def check_python() -> Iterator[Finding]:
@@ -138,7 +149,7 @@ def check_imported_pillow() -> Iterator[Finding]:
     """Yield a finding about the Pillow that is imported and its vector instructions."""
     spec = importlib.util.find_spec("PIL")
     if spec is None or spec.origin is None:
-        yield Finding("Pillow", "broken", "not installed", "Run `make clean setup`.")
+        yield Finding("Pillow", "broken", "not installed", _sentence(reinstall_advice()))
         return
     site = Path(spec.origin).parent.parent
     yield pillow_finding(
@@ -168,17 +179,18 @@ def pillow_finding(owners: list[str], level: str, *, avx2: bool, why_stock: str)
     instructions = "without vector instructions" if level == "none" else f"with {level.upper()}"
     summary = f"{' and '.join(owners) or 'of unknown origin'}, resizing {instructions}"
     if len(owners) > 1:
-        advice = "One has overwritten the other's files. Run `make clean setup`."
+        advice = f"One has overwritten the other's files: {reinstall_advice()}."
         return Finding("Pillow", "broken", summary, advice)
     if level == "avx2" and not avx2:
-        advice = "This CPU has no AVX2 and cannot run this build. Run `make clean setup` here."
+        advice = f"This CPU has no AVX2 and cannot run this build: {reinstall_advice()} here."
         return Finding("Pillow", "broken", summary, advice)
     if level == "none":
         reason = f"; {why_stock}" if why_stock else ""
-        advice = "Pillow-SIMD is several times faster: install what is missing, then `make setup`."
+        how = "install what is missing, then" if uses_make() else "in a checkout of Tesserae,"
+        advice = f"Pillow-SIMD is several times faster: {how} run `make setup`."
         return Finding("Pillow", "note", f"STOCK {summary}{reason}", advice)
     if level == "sse4" and avx2:
-        advice = "This CPU has AVX2, which is faster with the same pixels: `make clean setup`."
+        advice = f"This CPU has AVX2, which is faster with the same pixels: {reinstall_advice()}."
         return Finding("Pillow", "note", summary, advice)
     return Finding("Pillow", "ok", summary)
 
@@ -193,7 +205,7 @@ def check_jpeg() -> Iterator[Finding]:
     match = re.search(rb"libjpeg-turbo version ([0-9.]+)", binary)
     in_simplejpeg = match[1].decode() if match else "unknown"
     state = "ok" if in_pillow != "none" else "note"
-    advice = "" if state == "ok" else "Install libjpeg-turbo's headers, then `make clean setup`."
+    advice = "" if state == "ok" else f"Install libjpeg-turbo's headers, then {reinstall_advice()}."
     yield Finding("libjpeg-turbo", state, f"simplejpeg {in_simplejpeg}, Pillow {in_pillow}", advice)
 
 
@@ -206,8 +218,8 @@ def check_crop_decoder() -> Iterator[Finding]:
     else:
         advice = (
             "The extension decodes encoded rows several times faster: install a compiler, Python's"
-            " headers and those of libjpeg-turbo (gcc libc6-dev python3-dev libjpeg-dev), then run"
-            " `make clean setup`."
+            " headers and those of libjpeg-turbo (gcc libc6-dev python3-dev libjpeg-dev), then"
+            f" {reinstall_advice()}."
         )
         yield Finding("crop decoder", "note", crop_decoder(), advice)
 
@@ -220,46 +232,61 @@ def check_formats() -> Iterator[Finding]:
     reads = ", ".join(name for name in FORMATS if name not in lacking)
     packages = " ".join(FORMATS[name] for name in lacking if FORMATS[name])
     state = "broken" if {"jpg", "zlib"} & set(lacking) else "note" if packages else "ok"
-    advice = f"Install {packages}, then run `make clean setup`." if packages else ""
+    advice = f"Install {packages}, then {reinstall_advice()}." if packages else ""
     without = f"; not {', '.join(lacking)}: those images are quarantined" if lacking else ""
     yield Finding("formats", state, reads + without, advice)
 
 
 def check_packages() -> Iterator[Finding]:
-    """Yield a comparison of the installed package versions with the tested ones."""
+    """Yield a comparison of the installed package versions with those that Tesserae needs.
+
+    In a checkout they are compared with those that were tested together, too.
+    """
     tested = tested_versions()
     have = {name: installed_version(name) for name in PACKAGES}
-    missing = [name for name, number in have.items() if not number]
-    untested = [name for name, number in have.items() if number and number != tested.get(name)]
     versions = ", ".join(f"{name} {number}" for name, number in have.items() if number)
-    if missing:
-        advice = f"{', '.join(missing)} not installed: run `make clean setup`."
+    required = {name: text for name, text in required_versions().items() if name in have}
+    unfit = [name for name, text in required.items() if not _fits(have[name], text)]
+    missing = [name for name in have if not have[name]]
+    untested = [name for name, number in have.items() if number != tested.get(name, number)]
+    if missing or unfit:
+        needs = ", ".join(f"{name}{required.get(name, '')}" for name in {*missing, *unfit})
+        advice = f"Tesserae needs {needs}: {reinstall_advice()}."
         yield Finding("packages", "broken", versions, advice)
     elif untested:
-        expected = ", ".join(f"{name} {tested.get(name, '?')}" for name in untested)
-        advice = f"The tested versions are {expected}: run `make clean setup`."
+        expected = ", ".join(f"{name} {tested[name]}" for name in untested)
+        advice = f"The tested versions are {expected}: {reinstall_advice()}."
         yield Finding("packages", "note", versions, advice)
     else:
-        yield Finding("packages", "ok", f"{versions}: as tested")
+        yield Finding("packages", "ok", versions + (": as tested" if tested else ""))
+
+
+def _fits(number: str, required: str) -> bool:
+    from packaging.specifiers import SpecifierSet
+
+    return SpecifierSet(required).contains(number, prereleases=True)
+
+
+def required_versions() -> dict[str, str]:
+    """Return the versions that this Tesserae requires of packages, such as `>=2`, by name."""
+    from packaging.requirements import Requirement
+
+    try:
+        requirements = [Requirement(text) for text in requires(DISTRIBUTION) or ()]
+    except PackageNotFoundError:  # a checkout that is not installed
+        return {}
+    return {part.name: str(part.specifier) for part in requirements if part.marker is None}
 
 
 def tested_versions() -> dict[str, str]:
-    """Return the tested version of each package in constraints.txt, by name in lower case."""
-    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    """Return the tested version of each package in constraints.txt, by name in lower case.
+
+    Outside of a checkout there is no such file, and the result is empty.
+    """
+    file = ROOT / "constraints.txt"
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
     pins = re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)", text, re.MULTILINE)
     return {name.lower().replace("_", "-"): number for name, number in pins}
-
-
-def installed_version(name: str) -> str:
-    """Return a distribution's version without importing it; empty if it is not installed.
-
-    Args:
-        name: The name of the distribution, such as `numpy`.
-    """
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""
 
 
 def check_torch() -> Iterator[Finding]:
@@ -267,7 +294,7 @@ def check_torch() -> Iterator[Finding]:
     if number := installed_version("torch"):
         yield Finding("torch", "ok", number)
     else:
-        advice = "Only training needs it: run `make setup EXTRAS=train`."
+        advice = f"Only training needs it: {install_advice('train')}."
         yield Finding("torch", "note", "not installed", advice)
 
 

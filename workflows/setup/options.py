@@ -1,4 +1,4 @@
-"""The options of `tesserae doctor`."""
+"""The options of `tesserae doctor` and of `tesserae completion`."""
 
 from __future__ import annotations
 
@@ -30,3 +30,10 @@ class DoctorOptions(Options):
         implied="$TESSERAE_CERTS, else the user's own folder",
         metavar="DIR",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionOptions(Options):
+    """The options of `tesserae completion`."""
+
+    shell: str = argument("shell", metavar="SHELL", choices=("bash", "zsh", "fish", "tcsh"))

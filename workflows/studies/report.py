@@ -9,13 +9,13 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from cluster.limits import cores
+from pipeline.installation import installed_version
 from pipeline.memory import limit_bytes
 from workflows.reports import html
 from workflows.reports.figures import Figure, svg
@@ -96,10 +96,8 @@ def circumstances() -> Iterator[tuple[str, str]]:
     yield "machine", machine_text()
     yield "Python", platform.python_version()
     for package in VERSIONED:
-        try:
-            yield package, version(package)
-        except PackageNotFoundError:
-            continue
+        if installed := installed_version(package):
+            yield package, installed
 
 
 def machine_text(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:

@@ -6,13 +6,13 @@ import os
 import platform
 from collections import deque
 from collections.abc import Mapping
-from importlib.metadata import version
 from types import MappingProxyType
 from typing import Any
 
 from cluster.ranks.world import WorldConfig, run_world
 from pipeline import code_digest
 from pipeline.features.loader import FeatureLoader
+from pipeline.installation import installed_version
 from pipeline.loader import Loader
 from pipeline.store.open import open_objects
 from pipeline.store.records import load_plan
@@ -153,5 +153,5 @@ def versions() -> dict[str, str]:
     """Return the versions of `python`, `torch`, `numpy`, `zarr` and `tesserae` by these names."""
     installed = {"python": platform.python_version()}
     for package in PACKAGES:
-        installed[package] = version(package)
+        installed[package] = installed_version(package)
     return installed

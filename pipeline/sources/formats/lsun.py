@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.errors import ReadError, SourceError
 from pipeline.images.formats import DECODED, OTHER_IMAGE, format_of
+from pipeline.installation import install_advice
 from pipeline.sources.keys import split_in_name
 from pipeline.sources.listing import ListedSample
 from pipeline.sources.location import Location
@@ -161,7 +162,7 @@ class LmdbSource(Source):
         if importlib.util.find_spec("lmdb") is None:
             raise SourceError(
                 f"{self.location.display_name} holds LMDBs, and the package lmdb is not"
-                " installed: run `make setup EXTRAS=lsun`."
+                f" installed: {install_advice('lsun')}."
             )
 
     def blocks(self) -> Blocks:

@@ -195,6 +195,6 @@ def test_a_missing_library_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtins, "__import__", without)
     vectors = np.eye(4, dtype=np.float32)
     for kind in KINDS:
-        with pytest.raises(TesseraeError, match="run `make setup EXTRAS=devise`"):
+        with pytest.raises(TesseraeError, match="run `make setup EXTRAS=search`"):
             build(kind, vectors)
     assert build("exact", vectors).search(vectors, 1).rows.ravel().tolist() == [0, 1, 2, 3]

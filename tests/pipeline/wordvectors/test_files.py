@@ -388,7 +388,7 @@ def test_reading_leaves_no_file_open(tmp_path: Path) -> None:
 def test_a_missing_gensim_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error is one sentence with the cure."""
     monkeypatch.setitem(__import__("sys").modules, "gensim.models", None)
-    with pytest.raises(TesseraeError, match="make setup EXTRAS=devise"):
+    with pytest.raises(TesseraeError, match="make setup EXTRAS=search"):
         read_word_vectors(save_file(tmp_path, word2vec_text(COLOURS, colours())))
 
 

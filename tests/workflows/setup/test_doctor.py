@@ -165,20 +165,40 @@ def test_a_missing_extension_is_a_finding_with_what_it_needs(monkeypatch):
 
 
 def test_versions_are_compared_with_those_tested(monkeypatch):
-    """Another version is a note, and a missing package is broken."""
+    """Another version is a note; one that Tesserae excludes, and a missing one, are broken."""
     tested = doctor.tested_versions()
     monkeypatch.setattr(doctor, "installed_version", lambda name: tested[name])
     (finding,) = doctor.check_packages()
     assert finding.state == "ok"
 
-    monkeypatch.setattr(doctor, "installed_version", lambda name: "0.1")
+    monkeypatch.setattr(doctor, "installed_version", lambda name: f"{tested[name]}.post9")
     (finding,) = doctor.check_packages()
     assert finding.state == "note"
     assert f"zarr {tested['zarr']}" in finding.advice
 
+    other = {**tested, "zarr": "4.1"}
+    monkeypatch.setattr(doctor, "installed_version", other.get)
+    (finding,) = doctor.check_packages()
+    assert finding.state == "broken"
+    assert "zarr<4,>=3.1.6" in finding.advice
+
     monkeypatch.setattr(doctor, "installed_version", lambda name: "")
     (finding,) = doctor.check_packages()
     assert finding.state == "broken"
+
+
+def test_a_wheel_has_no_tested_versions(tmp_path, monkeypatch):
+    """What pip installed is compared with what Tesserae requires."""
+    monkeypatch.setattr(doctor, "ROOT", tmp_path)
+    (finding,) = doctor.check_packages()
+    assert finding.state == "ok"
+    assert "tested" not in finding.found
+
+    monkeypatch.setattr(doctor, "installed_version", lambda name: "" if name == "zarr" else "99")
+    monkeypatch.setattr(doctor, "uses_make", lambda: False)
+    monkeypatch.setattr(doctor, "required_versions", lambda: {"zarr": ">=3.1.6", "numpy": ">=2"})
+    (finding,) = doctor.check_packages()
+    assert (finding.state, "needs zarr>=3.1.6:" in finding.advice) == ("broken", True)
 
 
 def test_the_doctor_loads_no_torch():

@@ -25,7 +25,7 @@ from workflows.studies.parallel.environments import (
     own_interpreter,
 )
 from workflows.studies.parallel.images import ImageFiles, draw_images
-from workflows.studies.parallel.lock import NO_SAMPLER, find_sampler, held_share, sampled
+from workflows.studies.parallel.lock import find_sampler, held_share, no_sampler_notice, sampled
 from workflows.studies.parallel.options import ParallelOptions
 from workflows.studies.parallel.programs import run_program
 from workflows.studies.parallel.summary import report_of
@@ -75,7 +75,7 @@ def parallel(options: ParallelOptions) -> int:
         print(f"{counted(len(images.paths), 'image')}, {bytes_text(images.num_bytes)}", flush=True)
         sampler = find_sampler()
         if sampler is None:
-            left_out.append(NO_SAMPLER)
+            left_out.append(no_sampler_notice())
         for sentence in left_out:
             print(sentence, flush=True)
         arms = {

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from pipeline.installation import install_advice
 from workflows.studies.parallel.measured import CALIBRATION_SECONDS
 from workflows.studies.parallel.programs import run_program
 
@@ -26,11 +27,12 @@ CALIBRATING = re.compile(r"\bcalibrate \([^)]*measured\.py")
 """The function in the stack while the program holds the lock all the time."""
 
 
-NO_SAMPLER = (
-    "The share of the interpreter's lock is left out, as py-spy is not installed: run `make setup"
-    " EXTRAS=studies`."
-)
-"""What is said, also in the report, where there is no sampler."""
+def no_sampler_notice() -> str:
+    """Return the sentence that is printed, also in the report, where there is no sampler."""
+    return (
+        "The share of the interpreter's lock is left out, as py-spy is not installed:"
+        f" {install_advice('studies')}."
+    )
 
 
 def find_sampler() -> str | None:

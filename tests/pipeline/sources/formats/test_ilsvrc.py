@@ -164,7 +164,7 @@ def test_the_error_without_scipy_names_the_package(tmp_path, monkeypatch):
     root = write_folder(tmp_path, VAL)
     write_devkit(root)
     monkeypatch.setitem(sys.modules, "scipy.io", None)
-    with pytest.raises(SourceError, match=r"needs scipy.* extra 'devkit', or put Kaggle's"):
+    with pytest.raises(SourceError, match=r"needs scipy.*\bdevkit\b.*, or put Kaggle's"):
         keys(root)
     assert open_source(root, "val").words() == {}
 
