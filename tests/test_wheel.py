@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -108,3 +109,42 @@ def test_mypy_knows_every_name_of_an_installed_wheel(python: Path, tmp_path: Pat
 
     assert 'Revealed type is "pipeline.loader.loader.Loader"' in printed
     assert 'Module has no attribute "Laoder"; maybe "Loader"?' in printed
+
+
+# --- by pip, from a package index -----------------------------------------------------------------
+
+
+def clean(*words: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program in *folder*, as on a machine that has no checkout."""
+    kept = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(
+        list(map(str, words)), cwd=folder, env=kept, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("beside", ["pillow==12.1.1", "pillow", "datasets"])
+def test_pip_installs_a_command_that_works(wheel: Path, tmp_path: Path, beside: str) -> None:
+    """With the oldest Pillow, with the newest, and beside a library with many requirements."""
+    venv.create(tmp_path / "venv", with_pip=True)
+    programs = tmp_path / "venv" / "bin"
+    pip = (programs / "python", "-m", "pip", "install", "--quiet")
+    if (done := clean(*pip, beside, folder=tmp_path)).returncode:
+        pytest.skip(f"there is no package index: {done.stderr[-200:]}")
+    done = clean(*pip, f"{wheel}[sample]", beside, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert clean(programs / "python", "-m", "pip", "check", folder=tmp_path).returncode == 0
+
+    printed = clean(programs / "tesserae", "--version", folder=tmp_path).stdout
+    assert f"tesserae-images in {tmp_path}" in printed
+    assert "torch" not in printed
+    done = clean(programs / "tesserae", "doctor", "--json", folder=tmp_path)
+    findings = json.loads(done.stdout)["findings"]
+    assert [each for each in findings if each["state"] == "broken"] == []
+    assert "make clean" not in done.stdout
+    assert "EXTRAS" not in done.stdout
+    done = clean(programs / "tesserae", "demo", "--images", 40, folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "torch is not installed: run `pip install 'tesserae-images[train]'`" in done.stdout
+    assert (tmp_path / "demo" / "store" / "report.html").exists()

@@ -9,6 +9,7 @@ import zlib
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,6 +35,10 @@ def visible(data: bytes, **options: Any) -> tuple[int, int, bytes]:
     """Return width, height and pixels."""
     decoded = decode_full(data, **options)
     return decoded.width, decoded.height, decoded.pixels.tobytes("raw", "RGB")
+
+
+READS_WRONG_MPO_INDEX = int(PIL.__version__.partition(".")[0]) >= 13
+"""True if Pillow itself ignores an MPO index with a wrong count, and rules 1 accept such a file."""
 
 
 def refused(data: bytes, rules: int) -> bool:
@@ -189,6 +194,7 @@ def test_an_mpo_index_with_a_wrong_count_is_ignored(claimed: int) -> None:
     assert visible(phone_jpeg(1, claimed=claimed)) == visible(phone_jpeg(1, claimed=2))
 
 
+@pytest.mark.skipif(READS_WRONG_MPO_INDEX, reason="this Pillow reads such files itself")
 def test_rules_1_quarantine_a_jpeg_with_a_wrong_mpo_index() -> None:
     """By rules 1 the index quarantines the file, so the test of rules 2 is meaningful."""
     assert refused(phone_jpeg(1, claimed=3), rules=1)
@@ -267,7 +273,7 @@ def test_a_rotated_image_is_not_decoded_at_reduced_scale() -> None:
     metadata = segment(0xE1, b"Exif\0\0" + exif(6))
     sound = with_segments(jpeg(1, 403, 301), metadata)
     odd = with_segments(phone_jpeg(1, (403, 301)), metadata)
-    assert refused(odd, rules=1)
+    assert refused(odd, rules=1) or READS_WRONG_MPO_INDEX
     for data in (sound, odd):
         decoded = decode_full(data, exif=True, serves=20)
         assert (decoded.width, decoded.height, decoded.scale) == (301, 403, 1)
