@@ -33,6 +33,7 @@ from workflows.setup.machine import (
     check_store_disk,
 )
 from workflows.setup.options import DoctorOptions
+from workflows.setup.replace_pillow import replace_pillow
 
 PACKAGES = ("dask", "distributed", "zarr", "numpy", "pyarrow", "simplejpeg", "xxhash", "fsspec")
 
@@ -52,11 +53,16 @@ def run_doctor(options: DoctorOptions) -> int:
 
     Args:
         options: The parsed options: `store` (the working folder if it is None), `cluster` (an
-            address to check too; None for none), `certs` and `json`.
+            address to check too; None for none), `certs`, `json` and `install_pillow_simd`.
 
     Returns:
         The exit status: 1 if a finding is `broken`, which would prevent `prepare`, else 0.
+
+    Raises:
+        TesseraeError: Pillow-SIMD cannot be compiled or installed here.
     """
+    if options.install_pillow_simd:
+        replace_pillow(Path(sys.prefix))
     findings = run_checks(options.store or ".")
     if address := options.cluster:
         findings += run_check("cluster", lambda: check_cluster(address, options.certs))
@@ -186,8 +192,12 @@ def pillow_finding(owners: list[str], level: str, *, avx2: bool, why_stock: str)
         return Finding("Pillow", "broken", summary, advice)
     if level == "none":
         reason = f"; {why_stock}" if why_stock else ""
-        how = "install what is missing, then" if uses_make() else "in a checkout of Tesserae,"
-        advice = f"Pillow-SIMD is several times faster: {how} run `make setup`."
+        how = (
+            "install what is missing, then run `make setup`"
+            if uses_make()
+            else "run `tesserae doctor --install-pillow-simd`"
+        )
+        advice = f"Pillow-SIMD is several times faster: {how}."
         return Finding("Pillow", "note", f"STOCK {summary}{reason}", advice)
     if level == "sse4" and avx2:
         advice = f"This CPU has AVX2, which is faster with the same pixels: {reinstall_advice()}."

@@ -49,15 +49,17 @@ class EnvironmentConfig:
 
 @dataclass(frozen=True)
 class Environment:
-    """The virtual environment `.venv` in *root*, the folder of the project; it may be missing."""
+    """A virtual environment in the folder *root*: `.venv` of the project; it may be missing."""
 
     root: Path
-    """The absolute path of the folder."""
+    """The absolute path of the folder that it is in, in which its steps run."""
+    name: str = ".venv"
+    """The name of the environment's own folder."""
 
     @property
     def folder(self) -> Path:
         """The path of the environment."""
-        return self.root / ".venv"
+        return self.root / self.name
 
     @property
     def site(self) -> Path:
@@ -67,8 +69,8 @@ class Environment:
     def run(self, step: str, *command: str, env: Mapping[str, str] | None = None) -> None:
         """Run a command in the project's root, print one line, and append its output to the log.
 
-        The log is `.venv/setup.log`; the folder `.venv` must exist. The command gets an empty
-        standard input.
+        The log is `setup.log` in the environment, whose folder must exist. The command gets an
+        empty standard input.
 
         Args:
             step: The description of the step that is printed.
@@ -77,7 +79,7 @@ class Environment:
 
         Raises:
             SetupError: The command failed; the message has the last lines of its output.
-            FileNotFoundError: The program or the folder `.venv` does not exist.
+            FileNotFoundError: The program or the folder does not exist.
         """
         print(f"setup: {step} ...", end="", flush=True)
         began = time.monotonic()

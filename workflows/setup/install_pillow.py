@@ -38,7 +38,7 @@ def add_system_packages(environment: Environment) -> None:
 
 
 def compile_pillow_simd(environment: Environment) -> None:
-    """Compile Pillow-SIMD into `.venv/wheels`, and check the instructions in the binary.
+    """Compile Pillow-SIMD into `wheels` of an environment, and check its instructions.
 
     The wheel is not installed.
 
@@ -56,7 +56,7 @@ def compile_pillow_simd(environment: Environment) -> None:
     environment.pip(
         f"compiling Pillow-SIMD {PILLOW_SIMD} for {level.upper()}",
         "wheel", "--no-cache-dir", "--no-binary", "pillow-simd", "--no-deps", "--require-hashes",
-        "-r", ".venv/pillow-simd.txt", "-w", ".venv/wheels",
+        "-r", f"{environment.name}/pillow-simd.txt", "-w", f"{environment.name}/wheels",
         env={"CC": compiler, "CPATH": detect_pillow.include_path()},
     )  # fmt: skip
     compiled_level = detect_pillow.simd_level_of_wheel(_compiled(environment)[0])

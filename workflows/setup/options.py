@@ -18,6 +18,10 @@ class DoctorOptions(Options):
         implied="the current folder",
     )
     json: bool = option(False, "print the findings as one JSON document")
+    install_pillow_simd: bool = option(
+        False,
+        "first compile Pillow-SIMD, and put it in the place of Pillow in this environment",
+    )
     cluster: str | None = option(
         None,
         "also check the ports of the cluster whose scheduler is at ADDRESS",
