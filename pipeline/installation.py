@@ -54,7 +54,9 @@ def uses_make() -> bool:
     """
     if not (ROOT / "Makefile").is_file():
         return False
-    return Path(sys.prefix) == ROOT / ".venv" or not installed_version("tesserae")
+    return Path(sys.prefix).resolve() == (ROOT / ".venv").resolve() or not installed_version(
+        "tesserae"
+    )
 
 
 def command_path() -> str:

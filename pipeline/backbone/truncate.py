@@ -66,6 +66,8 @@ def block_outputs(model: nn.Module, cuts: Sequence[str], pixels: Tensor) -> list
     thread = threading.get_ident()
 
     def hook_of(cut: str) -> Callable[[nn.Module, Any, Any], None]:
+        """Return a hook that keeps the output of a block, and ends the pass with the last one."""
+
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
             if threading.get_ident() != thread or cut in outputs:
                 return  # it is of another thread, or of a later use of the block

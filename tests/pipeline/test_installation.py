@@ -28,10 +28,12 @@ from pipeline.store.open import open_objects
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the folder of a checkout, in whose environment this is run."""
-    (tmp_path / "Makefile").touch()
-    monkeypatch.setattr(installation, "ROOT", tmp_path)
-    monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
-    return tmp_path
+    root = tmp_path / "checkout"
+    root.mkdir()
+    (root / "Makefile").touch()
+    monkeypatch.setattr(installation, "ROOT", root)
+    monkeypatch.setattr(sys, "prefix", str(root / ".venv"))
+    return root
 
 
 def test_a_checkout_is_set_up_by_make(checkout: Path) -> None:
@@ -39,6 +41,16 @@ def test_a_checkout_is_set_up_by_make(checkout: Path) -> None:
     assert install_advice("train") == "run `make setup EXTRAS=train`"
     assert reinstall_advice() == "run `make clean setup`"
     assert command_path() == ".venv/bin/tesserae"
+
+
+def test_a_checkout_may_be_reached_through_a_link(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python names the folder of the environment as the user did, and modules by their own path."""
+    link = checkout.with_name("link")
+    link.symlink_to(checkout)
+    monkeypatch.setattr(sys, "prefix", str(link / ".venv"))
+    assert uses_make()
 
 
 def test_an_environment_of_pip_is_extended_by_pip(checkout: Path) -> None:

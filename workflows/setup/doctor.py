@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import platform
@@ -62,7 +63,9 @@ def run_doctor(options: DoctorOptions) -> int:
         TesseraeError: Pillow-SIMD cannot be compiled or installed here.
     """
     if options.install_pillow_simd:
-        replace_pillow(Path(sys.prefix))
+        # The lines of its steps must not stand before the document.
+        with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
+            replace_pillow(Path(sys.prefix))
     findings = run_checks(options.store or ".")
     if address := options.cluster:
         findings += run_check("cluster", lambda: check_cluster(address, options.certs))
@@ -256,11 +259,10 @@ def check_packages() -> Iterator[Finding]:
     have = {name: installed_version(name) for name in PACKAGES}
     versions = ", ".join(f"{name} {number}" for name, number in have.items() if number)
     required = {name: text for name, text in required_versions().items() if name in have}
-    unfit = [name for name, text in required.items() if not _fits(have[name], text)]
-    missing = [name for name in have if not have[name]]
+    unfit = [name for name in have if not _fits(have[name], required.get(name, ""))]
     untested = [name for name, number in have.items() if number != tested.get(name, number)]
-    if missing or unfit:
-        needs = ", ".join(f"{name}{required.get(name, '')}" for name in {*missing, *unfit})
+    if unfit:
+        needs = ", ".join(f"{name}{required.get(name, '')}" for name in unfit)
         advice = f"Tesserae needs {needs}: {reinstall_advice()}."
         yield Finding("packages", "broken", versions, advice)
     elif untested:
@@ -274,7 +276,7 @@ def check_packages() -> Iterator[Finding]:
 def _fits(number: str, required: str) -> bool:
     from packaging.specifiers import SpecifierSet
 
-    return SpecifierSet(required).contains(number, prereleases=True)
+    return number != "" and SpecifierSet(required).contains(number, prereleases=True)
 
 
 def required_versions() -> dict[str, str]:

@@ -96,7 +96,7 @@ class Environment:
             tail = log.read_bytes()[start:].decode(errors="replace").splitlines()[-15:]
             raise SetupError("\n".join([*(f"    {line}" for line in tail), (
                 f"setup failed: {step} ended with exit status {code}. The lines above are the end "
-                f"of {log}; fix the cause that they name, and run `make setup` again."
+                f"of {log}; fix the cause that they name, and repeat the command."
             )]))  # fmt: skip
 
     def pip(self, step: str, *arguments: str, env: Mapping[str, str] | None = None) -> None:

@@ -63,6 +63,17 @@ def test_a_broken_finding_gives_exit_status_1(monkeypatch, capsys):
     ]  # fmt: skip
 
 
+def test_the_document_is_all_that_is_printed_after_an_installation(monkeypatch, capsys):
+    """A program reads the findings, and a person the lines of the steps."""
+    monkeypatch.setattr(doctor, "replace_pillow", lambda prefix: print("setup: compiling ..."))
+    monkeypatch.setattr(doctor, "run_checks", lambda store: [])
+
+    assert _run("--install-pillow-simd", "--json") == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {"ok": True, "findings": []}
+    assert "compiling" in printed.err
+
+
 def test_the_table_does_not_interpret_brackets(monkeypatch, capsys):
     """The name of a folder may look like rich's markup."""
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
