@@ -54,9 +54,8 @@ def uses_make() -> bool:
     """
     if not (ROOT / "Makefile").is_file():
         return False
-    return Path(sys.prefix).resolve() == (ROOT / ".venv").resolve() or not installed_version(
-        "tesserae"
-    )
+    is_own = Path(sys.prefix).resolve() == (ROOT / ".venv").resolve()
+    return is_own or not installed_version("tesserae")
 
 
 def command_path() -> str:
