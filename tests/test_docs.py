@@ -67,8 +67,8 @@ BENCHMARKS = {
 }  # fmt: skip
 """The options of `make chaos` and other scripts that are no commands."""
 
-MAX_PICTURE_BYTES = 250_000
-"""The size that the pictures of all pages together must not reach."""
+MAX_PICTURE_BYTES = 300_000
+"""The size that the pictures of all pages together must not reach: every clone has all of them."""
 
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
