@@ -9,7 +9,7 @@
     tesserae.open_engine(Path("runs/devise"))    search by words and by images
 
 `import tesserae` takes milliseconds and imports none of the libraries that these names need: torch
-is imported by the first use of `tesserae.Loader`, Dask by that of `tesserae.prepare`.
+is imported by the first `tesserae.Loader` of tensors, Dask by the first use of `tesserae.prepare`.
 `python -m tesserae COMMAND` is the same as `tesserae COMMAND`.
 
 A program that starts worker processes, as `tesserae.prepare` does, must do so below
@@ -40,7 +40,8 @@ if TYPE_CHECKING:  # what type checkers and editors read; a test compares it wit
     )
     from pipeline.features.loader import FeatureLoader
     from pipeline.features.reader import Features, open_features
-    from pipeline.loader import Batch, Crop, Loader, Reading, SplitDataset, Staging
+    from pipeline.loader import Batch, Crop, Loader, Reading, Staging
+    from pipeline.loader.dataset import SplitDataset
     from pipeline.neighbours import Index, SearchResults, recall
     from pipeline.neighbours import load as load_index
     from pipeline.neighbours.build import build as build_index
@@ -85,7 +86,7 @@ _LOCATIONS = {
     "Crop": "pipeline.loader:Crop",
     "Reading": "pipeline.loader:Reading",
     "Staging": "pipeline.loader:Staging",
-    "SplitDataset": "pipeline.loader:SplitDataset",
+    "SplitDataset": "pipeline.loader.dataset:SplitDataset",
     "FeatureLoader": "pipeline.features.loader:FeatureLoader",
     "Features": "pipeline.features.reader:Features",
     "open_features": "pipeline.features.reader:open_features",

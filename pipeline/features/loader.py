@@ -7,8 +7,7 @@ mapped files, since reading ahead would gain nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from itertools import count
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,10 +19,11 @@ from pipeline.features.reader import Features, open_features
 from pipeline.loader.base_loader import BaseLoader
 from pipeline.loader.batch import Batch, BatchGenerator, make_batch
 from pipeline.loader.distributed import Placement
+from pipeline.loader.torch_framework import TorchFramework
 from pipeline.store.split import Split
 
 
-class FeatureLoader(BaseLoader):
+class FeatureLoader(BaseLoader[torch.Tensor]):
     """A loader of features. Each iteration gives one epoch of batches, as with `Loader`.
 
     The images of a batch are features, (n, d) float32, of the image or of its mirrored copy.
@@ -113,15 +113,13 @@ class FeatureLoader(BaseLoader):
     def _details(self) -> str:
         return f", features={self.name!r}, mirrored={self.mirrored}"
 
-    def _hand_out(
-        self, epoch: int, first: int, placement: Placement, *, endless: bool
-    ) -> BatchGenerator:
-        for number in count(epoch) if endless else (epoch,):
-            order = self.epoch_order(number)
+    def _hand_out(self, epochs: Iterable[int], first: int, placement: Placement) -> BatchGenerator:
+        for epoch in epochs:
+            order = self.epoch_order(epoch)
             for batch in range(first, len(self)):
                 start = batch * self.batch_size
                 rows = order.rows(start, min(start + self.batch_size, order.num_rows))
-                yield self._of(placement.part(rows), number, placement.world / len(rows))
+                yield self._of(placement.part(rows), epoch, placement.world / len(rows))
             first = 0
 
     def _of(self, rows: NDArray[np.int64], epoch: int, row_weight: float) -> Batch:
@@ -129,7 +127,9 @@ class FeatureLoader(BaseLoader):
         if self.mirrored:
             is_mirrored = draws(self.seed, epoch, torch.from_numpy(rows), MIRROR).numpy() < 0.5
             values[is_mirrored] = self.features.rows(rows[is_mirrored], "mirrored")
-        return make_batch(torch.from_numpy(values), self._of_split(), rows, row_weight)
+        framework = TorchFramework()
+        images = framework.from_numpy(values)
+        return make_batch(framework, images, self._of_split(), rows, row_weight)
 
     def _open(self) -> tuple[Features, Split]:
         if self._opened is None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from copy import copy
-from typing import Any, ClassVar, NoReturn, Self
+from typing import Any, ClassVar, Generic, NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import get_worker_info
 
 from pipeline.errors import RankError, StoreError, StoreMismatchError
 from pipeline.loader.arguments import whole_number
@@ -22,16 +22,19 @@ from pipeline.loader.distributed import (
     explicit_placement,
     process_group,
 )
+from pipeline.loader.framework import Array
 from pipeline.order import EPOCH_ORDER_VERSION, ORDERS, EpochOrder, epoch_order
 from pipeline.store.split import Split, restrict_to_labels
 
 STATE_VERSION = 1
+MAX_EPOCHS = 2**64
+"""The number of epochs that have an order."""
 
 _POSITION = ("epoch", "batch")
 """The names in a state that may differ between the loaders that save and restore it."""
 
 
-class BaseLoader(ABC):
+class BaseLoader(ABC, Generic[Array]):
     """The base class of loaders: it yields the batches of a split, epoch after epoch.
 
     Global batch i of an epoch is rows [i * B, (i + 1) * B) of the epoch's order for any number of
@@ -63,12 +66,12 @@ class BaseLoader(ABC):
 
     @abstractmethod
     def _hand_out(
-        self, epoch: int, first: int, placement: Placement, *, endless: bool
-    ) -> BatchGenerator:
-        """Yield one rank's batches of an epoch from batch number *first* on.
+        self, epochs: Iterable[int], first: int, placement: Placement
+    ) -> BatchGenerator[Array]:
+        """Yield one rank's batches of *epochs*, of the first one from batch number *first* on.
 
-        If *endless* is true, those of all later epochs follow, and are prefetched as if there were
-        no boundary.
+        Those of the next epoch are prefetched as if there were no boundary. *epochs* may be
+        iterated several times.
         """
 
     @abstractmethod
@@ -368,7 +371,7 @@ class BaseLoader(ABC):
             " tesserae.SplitDataset(store, split, size=...)."
         )
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch[Array]]:
         """Continue after a restored state, or yield the next epoch.
 
         Epoch, position and rank are determined at the first batch, not before: a framework may
@@ -377,9 +380,29 @@ class BaseLoader(ABC):
         Raises:
             StoreError: An epoch has no batches.
         """
-        return self._iterate(endless=False)
+        return self._iterate(None)
 
-    def endless(self) -> Iterator[Batch]:
+    def remaining(self, num_epochs: int) -> Iterator[Batch[Array]]:
+        """Continue after a restored state, or yield the next epoch, and stop after *num_epochs*.
+
+        So a training of several epochs is one loop, which may be broken off and continued anywhere:
+
+            for images, labels, rows in loader.remaining(90):
+                ...
+
+        Batches, position and prefetching are those of `endless`. If no epoch is left, nothing is
+        yielded and the position does not change.
+
+        Args:
+            num_epochs: The number of epochs from epoch 0 on: the last one is *num_epochs* - 1.
+
+        Raises:
+            StoreError: An epoch has no batches.
+            ValueError: *num_epochs* is not a whole number.
+        """
+        return self._iterate(whole_number("num_epochs", num_epochs))
+
+    def endless(self) -> Iterator[Batch[Array]]:
         """Continue after a restored state, or yield the next epoch, and then all later epochs.
 
         The batches are those of one iteration after the other, and so is the position. But the
@@ -389,16 +412,23 @@ class BaseLoader(ABC):
         Raises:
             StoreError: An epoch has no batches.
         """
-        return self._iterate(endless=True)
+        return self._iterate(MAX_EPOCHS)
 
-    def _iterate(self, *, endless: bool) -> Iterator[Batch]:
-        placement = self._begin()
+    def _iterate(self, stop: int | None) -> Iterator[Batch[Array]]:
+        """Yield batches up to the end of epoch number *stop* - 1; None: of a single epoch."""
+        placement = self._placement_to_begin()
+        epoch, number = self._next_position()
+        epochs = range(epoch, epoch + 1 if stop is None else stop)
+        if not epochs:
+            return
         iteration = self._newest = object()
-        epoch, number = self._epoch, self._batch
+        self._epoch, self._batch = epoch, number
+        self._started = True
+        self._restored = self._epoch_confirmed = False
         # Closed as soon as the caller breaks off, so that threads stop then, not at some later
         # garbage collection.
-        with closing(self._hand_out(epoch, number, placement, endless=endless)) as batches:
-            while endless or number < len(self):
+        with closing(self._hand_out(epochs, number, placement)) as batches:
+            while number < len(self) or epoch + 1 in epochs:
                 if number == len(self):
                     epoch, number = epoch + 1, 0
                 self._check_still(placement)
@@ -411,21 +441,25 @@ class BaseLoader(ABC):
                 # Popped, so that only the caller holds the batch and its buffer can be reused.
                 yield ready.pop()
 
-    def _begin(self) -> Placement:
-        """Choose the epoch, the first batch and the rank of a new iteration."""
-        worker = get_worker_info()
+    def _placement_to_begin(self) -> Placement:
+        """Return the rank of a new iteration, if it may begin."""
+        # Looked up, not imported: a process that has not loaded it is no worker of a DataLoader.
+        data = sys.modules.get("torch.utils.data")
+        worker = None if data is None else data.get_worker_info()
         if worker is not None and worker.num_workers > 1:  # each worker would yield every row
             raise self._misused(f"a DataLoader with {worker.num_workers} workers around a loader")
         placement = self._placement()
         self._check_world(placement.world)
         if not len(self):
             raise StoreError(self._no_batches())
+        return placement
+
+    def _next_position(self) -> tuple[int, int]:
+        """Return the epoch and the batch with which a new iteration begins."""
         # A finished epoch leads to the next one, unless `set_epoch` has named it after a restore.
         if self._started or (self._batch >= len(self) and not self._epoch_confirmed):
-            self._epoch, self._batch = self._epoch + 1, 0
-        self._started = True
-        self._restored = self._epoch_confirmed = False
-        return placement
+            return self._epoch + 1, 0
+        return self._epoch, self._batch
 
     def _check_still(self, placement: Placement) -> None:
         """Raise RankError if a process group was initialised since the iteration began."""

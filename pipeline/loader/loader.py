@@ -10,6 +10,7 @@ Threads gather batches ahead of the training step, and release the GIL while the
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections import deque
@@ -17,24 +18,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from copy import copy
-from functools import cache, partial
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, overload
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 
 from pipeline.errors import StoreError
 from pipeline.loader.arguments import positive_number, sides_to_load
 from pipeline.loader.base_loader import BaseLoader
 from pipeline.loader.batch import Batch, BatchGenerator, make_batch
-from pipeline.loader.buffers import BatchBuffers
 from pipeline.loader.crops import Crop, as_crop
 from pipeline.loader.distributed import Placement, count_ranks_on_host
 from pipeline.loader.encoded_reader import open_encoded_reader
+from pipeline.loader.framework import Array, Framework, Pool, check_framework, open_framework
 from pipeline.loader.image_readers import CropReader, Gathered, ImageReader, SquareReader
 from pipeline.loader.pixel_reader import RowSource, UpscaledSource, open_reader
 from pipeline.loader.reading_options import CHECKSUMS, Reading, Staging
@@ -65,7 +63,7 @@ ORDER_BLOCK_ROWS = 16_384
 rows."""
 
 
-class Loader(BaseLoader):
+class Loader(BaseLoader[Array]):
     """An iterable of `Batch` objects: each iteration yields the next epoch.
 
     A loader is a small value that can be pickled: it opens files and threads when it is iterated.
@@ -78,7 +76,43 @@ class Loader(BaseLoader):
         (torch.Size([4, 3, 72, 72]), torch.uint8)
     """
 
+    @overload
     def __init__(
+        self: Loader[NDArray[Any]],
+        store: str | os.PathLike[str],
+        split: str = "train",
+        *,
+        framework: Literal["numpy"],
+        **arguments: Any,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: Loader,
+        store: str | os.PathLike[str],
+        split: str = "train",
+        *,
+        size: int | None = None,
+        sizes: Sequence[int] | None = None,
+        encoded: str | None = None,
+        crop: Crop | str | None = None,
+        boxes: bool = False,
+        upscaled: str | None = None,
+        batch_size: int = 256,
+        order: str = "random",
+        seed: int = 0,
+        rank: int | None = None,
+        world: int | None = None,
+        drop_last: bool = True,
+        include_labels: Sequence[int] | None = None,
+        allow_partial: bool = False,
+        window_bytes: int = WINDOW_BYTES,
+        reading: Reading | None = None,
+        staging: Staging | str | os.PathLike[str] | None = None,
+        framework: Literal["torch"] = "torch",
+    ) -> None: ...
+
+    def __init__(  # type: ignore[misc]  # the first signature has the names of the second
         self,
         store: str | os.PathLike[str],
         split: str = "train",
@@ -100,6 +134,7 @@ class Loader(BaseLoader):
         window_bytes: int = WINDOW_BYTES,
         reading: Reading | None = None,
         staging: Staging | str | os.PathLike[str] | None = None,
+        framework: str = "torch",
     ) -> None:
         """Check the arguments without opening the store.
 
@@ -139,9 +174,13 @@ class Loader(BaseLoader):
             reading: Threads, memory and checks, which change no batch (default: `Reading()`).
             staging: Folder on a local disk to which shards are copied while the first epoch reads
                 from the store, or a `Staging` that also limits its size (default: no copies).
+            framework: Library of the arrays of a batch. `torch` yields tensors. `numpy` yields its
+                arrays, with images of (n, size, size, 3), for NumPy, JAX and others, and does not
+                import torch (default: torch).
 
         Raises:
             ValueError: An argument is invalid.
+            ModuleNotFoundError: *framework* is `torch`, which is not installed.
         """
         super().__init__(
             store,
@@ -168,6 +207,8 @@ class Loader(BaseLoader):
         self.allow_partial = bool(allow_partial)
         self.window_bytes = positive_number("window_bytes", window_bytes)
         self.reading = Reading() if reading is None else reading
+        self.framework = check_framework(framework, pin_memory=self.reading.pin_memory)
+        """The name of the library of the arrays of a batch, `torch` or `numpy`."""
         self.threads = self._count_threads()
         """The number of threads that gather batches, before ranks share the cores of a machine."""
         if isinstance(staging, str | os.PathLike):
@@ -177,7 +218,7 @@ class Loader(BaseLoader):
         self._local_ranks: int | None = None
         self.readers: dict[str, int] = {}
         """The number of gathers by method: `mapped`, `preadv`, `direct`, `chunks`."""
-        self._opened: _OpenLoader | None = None
+        self._opened: _OpenLoader[Array] | None = None
 
     def _check_encoded(self, crop: Crop | str | None) -> None:
         if self.encoded is None:
@@ -220,7 +261,7 @@ class Loader(BaseLoader):
         copies = None if self._opened is None else self._opened.copies
         return 0 if copies is None else copies.rows_read
 
-    def with_size(self, size: int) -> Loader:
+    def with_size(self, size: int) -> Loader[Array]:
         """Return a copy of this loader with images of another side, at the same position.
 
         It yields the same rows in the same order, in windowed order too. This loader is not
@@ -284,29 +325,28 @@ class Loader(BaseLoader):
         return identity
 
     def _hand_out(
-        self, epoch: int, first: int, placement: Placement, *, endless: bool
-    ) -> BatchGenerator:
+        self, epochs: Iterable[int], first: int, placement: Placement
+    ) -> BatchGenerator[Array]:
         opened = self._open()
-        epochs = partial(count, epoch) if endless else partial(range, epoch, epoch + 1)
-        requests = self._requests(epochs(), first, placement)
+        requests = self._requests(epochs, first, placement)
         buffers = opened.buffers_for(self, placement.world)
         # At least two, however large they are: one is gathered while the caller uses the other. At
         # most an epoch, however small they are.
         depth = max(2, min(len(self), self.reading.prefetch_bytes // buffers.batch_bytes))
-        pending: deque[tuple[int, _PendingBatch]] = deque()
+        pending: deque[tuple[int, _PendingBatch[Array]]] = deque()
         # Reading whole chunks ahead pays only if this machine soon needs all their rows: not in
         # random order, and not with ranks on other machines.
         local_ranks = (
             count_ranks_on_host(placement.world) if self._local_ranks is None else self._local_ranks
         )
         reads_ahead = self.order != "random" and local_ranks == placement.world
-        windows = self._windows(epochs(), first) if reads_ahead else iter(())
+        windows = self._windows(epochs, first) if reads_ahead else iter(())
         # Callbacks run in reverse: staging and read-ahead stop before the pools that they use.
         with ExitStack() as at_end:
             disk = ThreadPoolExecutor(DISK_THREADS, "disk")
             at_end.callback(disk.shutdown, cancel_futures=True)
             threads = self._threads_of_rank(local_ranks)
-            gathering = ThreadPoolExecutor(threads, "gather", _limit_openmp_to_one_thread)
+            gathering = ThreadPoolExecutor(threads, "gather", opened.framework.prepare_thread)
             at_end.callback(gathering.shutdown, cancel_futures=True)
             ahead = WindowPrefetcher(windows, opened.reader.sources, disk)
             at_end.callback(ahead.stop)
@@ -372,23 +412,11 @@ class Loader(BaseLoader):
             row_bytes = split.encoded[self.encoded].num_bytes_of_rows / split.plan.num_rows
         return max(1, int(self.window_bytes / max(1, split.recipe.chunk_rows * row_bytes)))
 
-    def _open(self) -> _OpenLoader:
+    def _open(self) -> _OpenLoader[Array]:
         # A forked child has no threads of its parent, and its locks may be held: it opens anew.
         if self._opened is None or self._opened.process != os.getpid():
             self._opened = _OpenLoader(self)
         return self._opened
-
-
-def _limit_openmp_to_one_thread() -> None:
-    """Limit OpenMP to one thread for calls from this thread: there is a gather thread per core."""
-    torch.get_num_threads()  # torch sets its default at a thread's first call: the limit goes last
-    _openmp_controller().limit(limits=1, user_api="openmp")
-
-
-@cache
-def _openmp_controller() -> ThreadpoolController:
-    # Cached, because the controller examines every library of the process.
-    return ThreadpoolController()
 
 
 class _RankRows:
@@ -418,10 +446,32 @@ class _RankRows:
         return self._placement.part(rows), self._placement.world / len(rows)
 
 
-class _OpenLoader:
+class _BatchBuffers(Generic[Array]):
+    """The memory for one rank's part of batches, one pool for each size."""
+
+    def __init__(self, loader: Loader[Array], framework: Framework[Array], world: int) -> None:
+        """Create empty pools for one of *world* ranks; memory is allocated on demand."""
+        max_rows = -(-loader.batch_size // world)
+        shapes = [(max_rows, size, size, 3) for size in loader.sizes]
+        self.batch_bytes = sum(math.prod(shape) for shape in shapes)
+        """The bytes of one buffer of every size."""
+        # Enough for all prefetched batches, those being gathered, and the one that the caller has.
+        prefetched = max(2, loader.reading.prefetch_bytes // self.batch_bytes)
+        self.pools: list[Pool[Array]] = [
+            framework.pool(
+                shape,
+                max_free=prefetched + loader.threads + 1,
+                pin_memory=loader.reading.pin_memory,
+            )
+            for shape in shapes
+        ]
+        """The pool of each size, in the order of the loader's sizes."""
+
+
+class _OpenLoader(Generic[Array]):
     """The open files, readers and buffers of a loader, from its first batch on."""
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: Loader[Array]) -> None:
         self.process = os.getpid()
         """The process that opened the files: a forked child must open its own."""
         encoded = [] if loader.encoded is None else [loader.encoded]
@@ -436,11 +486,12 @@ class _OpenLoader:
         else:
             opened = _open_upscaled(loader, loader.upscaled)
         self.split: Split = loader._selected(opened)
+        self.framework: Framework[Array] = open_framework(loader.framework)
         self.single = loader.single
         self.boxes = loader.boxes
         self._method_counts = loader.readers
         self._counts_lock = threading.Lock()
-        self._buffers: dict[int, BatchBuffers] = {}
+        self._buffers: dict[int, _BatchBuffers[Array]] = {}
         self.copies: ShardCopySet | None = None
         if loader.staging is not None:
             folder = Path(loader.staging.dir).expanduser()
@@ -451,7 +502,8 @@ class _OpenLoader:
             options = _reader_options(loader, num_bytes)
 
             def open_squares(split: Split, size: str) -> RowSource:
-                source = open_reader(split, int(size), **options)
+                copy_rows = self.framework.copy_rows
+                source = open_reader(split, int(size), copy_rows=copy_rows, **options)
                 return (
                     source if loader.upscaled is None else UpscaledSource(source, loader.upscaled)
                 )
@@ -477,18 +529,11 @@ class _OpenLoader:
         local, store = open_source(self.copies.split, array), open_source(self.split, array)
         return StagedReader(self.copies, self.split, array, local, store)
 
-    def buffers_for(self, loader: Loader, world: int) -> BatchBuffers:
+    def buffers_for(self, loader: Loader[Array], world: int) -> _BatchBuffers[Array]:
         """Return the buffers for one rank's part, whose size depends on the number of ranks."""
         if world not in self._buffers:
             # Pools for another world have other shapes: kept, they would only hold memory.
-            buffers = BatchBuffers(
-                loader.sizes,
-                max_rows=-(-loader.batch_size // world),
-                prefetch_bytes=loader.reading.prefetch_bytes,
-                threads=loader.threads,
-                pin_memory=loader.reading.pin_memory,
-            )
-            self._buffers = {world: buffers}
+            self._buffers = {world: _BatchBuffers(loader, self.framework, world)}
         return self._buffers[world]
 
     def count(self, methods: tuple[str, ...]) -> None:
@@ -498,7 +543,7 @@ class _OpenLoader:
                 self._method_counts[method] = self._method_counts.get(method, 0) + 1
 
 
-def _open_upscaled(loader: Loader, name: str) -> Split:
+def _open_upscaled(loader: Loader[Any], name: str) -> Split:
     split = open_upscaled_split(open_objects(loader.store), loader.split, name)
     if loader.sizes != split.sizes:
         raise StoreError(
@@ -508,7 +553,7 @@ def _open_upscaled(loader: Loader, name: str) -> Split:
     return split
 
 
-def _reader_options(loader: Loader, num_bytes: int) -> dict[str, Any]:
+def _reader_options(loader: Loader[Any], num_bytes: int) -> dict[str, Any]:
     """Return how a loader reads arrays of *num_bytes* together, as `open_reader` takes it."""
     cache_bytes = loader.reading.cache_bytes
     if cache_bytes is None:
@@ -533,7 +578,7 @@ class _Request(NamedTuple):
     row_weight: float
 
 
-class _PendingBatch:
+class _PendingBatch(Generic[Array]):
     """A batch whose images other threads are gathering, in one or several parts.
 
     Parts let all threads work on the batch that is needed next, however few batches there are.
@@ -541,8 +586,8 @@ class _PendingBatch:
 
     def __init__(
         self,
-        opened: _OpenLoader,
-        buffers: BatchBuffers,
+        opened: _OpenLoader[Array],
+        buffers: _BatchBuffers[Array],
         request: _Request,
         gathering: ThreadPoolExecutor,
         disk: ThreadPoolExecutor,
@@ -551,9 +596,10 @@ class _PendingBatch:
         self._opened = opened
         self._request = request
         rows = request.rows
-        # Tensors from the pools, not ones made from arrays: torch must know the storage to track
+        # Of a pool's own type, not made from arrays here: torch must know the storage to track
         # copies from page-locked memory (`PinnedBuffers`).
-        self._images = [pool.take_tensor()[: len(rows)] for pool in buffers.pools]
+        self._memory = [pool.take() for pool in buffers.pools]
+        images = [opened.framework.memory(memory) for memory in self._memory]
         step = opened.reader.rows_at_once or len(rows)
         starts = range(0, len(rows), max(1, step)) or [0]
         self._parts: list[Future[Gathered]] = [
@@ -561,7 +607,7 @@ class _PendingBatch:
                 opened.reader.gather,
                 rows[start : start + step],
                 request.epoch,
-                [images[start : start + step].numpy() for images in self._images],
+                [part[start : min(start + step, len(rows))] for part in images],
                 disk,
             )
             for start in starts
@@ -572,13 +618,15 @@ class _PendingBatch:
         """True if `result` returns at once."""
         return all(part.done() for part in self._parts)
 
-    def result(self) -> Batch:
+    def result(self) -> Batch[Array]:
         """Wait for the parts, and return the batch; raise the error of the first that failed."""
         gathered = [part.result() for part in self._parts]
         self._opened.count(gathered[0].methods)
-        images = tuple(each.permute(0, 3, 1, 2) for each in self._images)
+        count, framework = len(self._request.rows), self._opened.framework
+        images = tuple(framework.images(memory, count) for memory in self._memory)
         boxes = [part.boxes for part in gathered if part.boxes is not None]
         return make_batch(
+            framework,
             images[0] if self._opened.single else images,
             self._opened.split,
             self._request.rows,

@@ -2,8 +2,8 @@
 
 Copying row by row from Python releases and acquires the GIL at every row, and gathering threads
 wait there for each other: at 224 px that costs a quarter of the speed. Here every shard has a fixed
-offset in one range of addresses, so a row is an offset, and torch copies all rows of a batch in one
-call without the GIL.
+offset in one range of addresses, so a row is an offset, and torch, where it is used, copies all
+rows of a batch in one call without the GIL (`pipeline.loader.torch_framework`).
 
 A shard is mapped when it is first read, and stays mapped. A kernel limits the mappings of a
 process. Shards beyond a quarter of that limit, and all shards where mapping fails, are read with
@@ -19,16 +19,13 @@ import weakref
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from pipeline.loader.framework import CopyRows, copy_rows
 from pipeline.store.geometry import Geometry
 
 PROBED_ROWS = 16
 """The approximate number of rows of a batch whose residency is checked (mincore)."""
-
-MAX_PIECE_BYTES = 2**15
-"""The length from which torch copies element by element, a fifth slower than by memcpy."""
 
 HUGE_PAGE_BYTES = 2**21
 """The alignment of shards in memory, which lets large pages of the page cache be mapped whole."""
@@ -52,8 +49,12 @@ if sys.platform == "linux":
 class MappedShards:
     """An address range with all rows of one size. `add` must be called by one thread at a time."""
 
-    def __init__(self, geometry: Geometry) -> None:
+    def __init__(self, geometry: Geometry, *, copy_rows: CopyRows = copy_rows) -> None:
         """Reserve the address range; no memory is allocated.
+
+        Args:
+            geometry: The places of the rows in the shards.
+            copy_rows: The function with which `copy` copies rows (default: that of numpy).
 
         Raises:
             OSError: The system cannot map that many addresses.
@@ -61,6 +62,7 @@ class MappedShards:
         if sys.platform != "linux":
             raise OSError("shards are mapped on Linux only.")
         self._geometry = geometry
+        self._copy_rows = copy_rows
         self._slot_bytes = -(-geometry.num_bytes(0) // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
         # One huge page more than needed, so that the base can be rounded up to its alignment.
         num_bytes = self._slot_bytes * geometry.num_shards + HUGE_PAGE_BYTES
@@ -72,16 +74,8 @@ class MappedShards:
         # The rest is for libraries, thread stacks and other loaders, which cannot do without.
         self._mappings_left = _mappings_limit() // 4
         self._mapped_shards = np.zeros(geometry.num_shards, bool)
-        # A tensor whose row i is the piece of bytes that begins at base + i. Its rows overlap, so
-        # any offset can be used as an index.
-        piece = _copy_piece_bytes(geometry.row_bytes)
         area = np.ctypeslib.as_array((ctypes.c_ubyte * num_bytes).from_address(self._base))
         self._area: NDArray[np.uint8] = area
-        self._byte_windows = torch.from_numpy(area).as_strided(
-            (num_bytes - piece + 1, piece), (1, 1)
-        )
-        self._piece_offsets = torch.arange(0, geometry.row_bytes, piece, device="cpu")
-        self._piece = piece
 
     def add(self, shard: int, file: int) -> None:
         """Map a shard if the limit of mappings allows it; map it again if it was mapped.
@@ -162,8 +156,7 @@ class MappedShards:
     ) -> None:
         """Copy rows of mapped shards to *flat*.
 
-        The copy releases the GIL, and runs in one thread if OpenMP is limited to one for the
-        caller. The files must not shrink meanwhile: the process would die of SIGBUS. It would die,
+        The files must not shrink meanwhile: the process would die of SIGBUS. It would die,
         too, for a shard that is not mapped, so `resident` must have returned True for these rows.
 
         Args:
@@ -171,19 +164,7 @@ class MappedShards:
             offsets: The offset of each row in its shard in bytes, (n,) int64.
             flat: (n, row_bytes) uint8, contiguous; it is overwritten with the rows in this order.
         """
-        rows = torch.from_numpy(shards * self._slot_bytes + offsets)
-        pieces = (rows[:, None] + self._piece_offsets).flatten()
-        out = torch.from_numpy(flat).view(len(pieces), self._piece)
-        torch.index_select(self._byte_windows, 0, pieces, out=out)
-
-
-def _copy_piece_bytes(row_bytes: int) -> int:
-    """Return the bytes of the largest equal part of a row that torch copies with memcpy."""
-    return next(
-        row_bytes // parts
-        for parts in range(1, row_bytes + 1)
-        if row_bytes % parts == 0 and row_bytes // parts < MAX_PIECE_BYTES
-    )
+        self._copy_rows(self._area, shards * self._slot_bytes + offsets, flat)
 
 
 def _map_memory(hint: int, num_bytes: int, protection: int, flags: int, file: int = -1) -> int:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError
 from pipeline.loader.chunk_reader import ChunkReader
+from pipeline.loader.framework import CopyRows, copy_rows
 from pipeline.loader.row_reader import RowReader
 from pipeline.store.document import REPAIR
 from pipeline.store.layout import UPSCALED
@@ -114,6 +115,7 @@ def open_reader(
     cached: float = 1.0,
     windows: bool = False,
     checked: NDArray[np.bool_] | None = None,
+    copy_rows: CopyRows = copy_rows,
 ) -> RowSource:
     """Return a reader for rows of one size of *split*; nothing is read yet.
 
@@ -130,6 +132,7 @@ def open_reader(
         checked: (number of shards * chunks of a full shard,) bool, True where a chunk was verified
             before; a reader of single rows updates it, a reader of whole chunks ignores it
             (default: none were).
+        copy_rows: The function that copies rows of mapped shards (default: that of numpy).
 
     Returns:
         A `RowReader`, which reads single rows, for an uncompressed local store; not if *windows* is
@@ -141,6 +144,12 @@ def open_reader(
     local = isinstance(split.objects, LocalObjects)
     if local and split.recipe.codec == "none" and (cached >= 1 or not windows):
         return RowReader(
-            split, size, Path(split.objects.url), check=check, cached=cached, checked=checked
+            split,
+            size,
+            Path(split.objects.url),
+            check=check,
+            cached=cached,
+            checked=checked,
+            copy_rows=copy_rows,
         )
     return ChunkReader(split, size, cache_bytes=cache_bytes, page_cache=cached >= 1)

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.loader.framework import CopyRows, copy_rows
 from pipeline.loader.futures import finish_all
 from pipeline.loader.mmap import MappedShards
 from pipeline.loader.shard_file import ShardFile
@@ -50,6 +51,7 @@ class RowReader:
         check: bool | None = False,
         cached: float = 1.0,
         checked: NDArray[np.bool_] | None = None,
+        copy_rows: CopyRows = copy_rows,
     ) -> None:
         """Prepare to read; shards are opened on demand.
 
@@ -64,6 +66,7 @@ class RowReader:
             cached: Share of the shards that use the page cache, 0 to 1 (default: 1).
             checked: (chunks of the split,) bool, True where a chunk was verified before. It is
                 updated, and may be in memory shared by processes (default: none were).
+            copy_rows: The function that copies rows of mapped shards (default: that of numpy).
         """
         self._check = check
         # Shards are chosen by a hash of their number, so every process and epoch chooses the same.
@@ -83,7 +86,7 @@ class RowReader:
         self._root = root
         self._files = ShardFiles(self._open_file, self._on_open)
         try:
-            self._mapping: MappedShards | None = MappedShards(self._geometry)
+            self._mapping: MappedShards | None = MappedShards(self._geometry, copy_rows=copy_rows)
         except OSError:  # too many addresses, or not Linux: every row is read by a system call
             self._mapping = None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.loader import Loader, Reading, buffers
+from pipeline.loader import Loader, Reading, torch_framework
 from tests.images import make_folder, prepare_inline
 
 
@@ -57,7 +57,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def allocator(monkeypatch: pytest.MonkeyPatch) -> HostAllocator:
     """Replace torch's allocator of page-locked memory."""
     host_allocator = HostAllocator()
-    monkeypatch.setattr(buffers, "pinned_memory", host_allocator)
+    monkeypatch.setattr(torch_framework, "pinned_memory", host_allocator)
     return host_allocator
 
 
@@ -100,7 +100,7 @@ def test_batches_are_views_of_the_storage_that_was_allocated(
         storages.add(memory.untyped_storage()._cdata)
         return memory
 
-    monkeypatch.setattr(buffers, "pinned_memory", note)
+    monkeypatch.setattr(torch_framework, "pinned_memory", note)
     loader = Loader(store, size=8, batch_size=4, reading=Reading(pin_memory=True))
     batches = list(loader)
     batch_storages = {batch.images.untyped_storage()._cdata for batch in batches}  # type: ignore[union-attr]
@@ -116,22 +116,22 @@ def test_page_locked_memory_comes_from_torch(monkeypatch: pytest.MonkeyPatch) ->
         requests.append(words)
         return torch.zeros(shape, dtype=torch.uint8)
 
-    monkeypatch.setattr(buffers.torch, "empty", empty)
-    pinned = buffers.PinnedBuffers((4, 8, 8, 3))
-    assert pinned.take_tensor().shape == (4, 8, 8, 3)
-    pinned.take_tensor()
+    monkeypatch.setattr(torch_framework.torch, "empty", empty)
+    pinned = torch_framework.PinnedBuffers((4, 8, 8, 3))
+    assert pinned.take().shape == (4, 8, 8, 3)
+    pinned.take()
     assert requests == [{"dtype": torch.uint8, "device": "cpu", "pin_memory": True}] * 2
 
 
 def test_pageable_memory_is_used_again_when_no_tensor_views_it() -> None:
     """A view of part of the buffer is enough to keep it."""
-    pool = buffers.Buffers((4, 8), max_free=2)
-    first = pool.take_tensor()
+    pool = torch_framework.TensorBuffers((4, 8), max_free=2)
+    first = pool.take()
     view, memory = first[1:], first.data_ptr()
     del first
-    assert pool.take_tensor().data_ptr() != memory
+    assert pool.take().data_ptr() != memory
     del view
-    assert pool.take_tensor().data_ptr() == memory
+    assert pool.take().data_ptr() == memory
 
 
 @pytest.mark.gpu

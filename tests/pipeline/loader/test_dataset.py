@@ -13,7 +13,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from pipeline.errors import StoreDamagedError
-from pipeline.loader import SplitDataset, dataset, row_reader
+from pipeline.loader import dataset, row_reader
+from pipeline.loader.dataset import SplitDataset
 from pipeline.store import arrays, layout
 from pipeline.store.open import open_objects
 from tests.images import make_folder, prepare_inline

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,16 @@ from hypothesis import strategies as st
 
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.ingest.shard_task import prepare_shard
-from pipeline.loader import Batch, Loader, Reading, futures, mmap, row_reader, shard_files
+from pipeline.loader import (
+    Batch,
+    Loader,
+    Reading,
+    futures,
+    mmap,
+    row_reader,
+    shard_files,
+    torch_framework,
+)
 from pipeline.loader import loader as loader_module
 from pipeline.loader.image_readers import SquareReader
 from pipeline.store import arrays, layout
@@ -504,11 +514,11 @@ for batch in Loader({str(store)!r}, size=8, batch_size=4):
 def test_rows_of_any_size_are_copied_in_equal_pieces(parts: int, odd: int) -> None:
     """Each piece is short enough for memcpy."""
     row_bytes = parts * odd * 3
-    piece = mmap._copy_piece_bytes(row_bytes)
+    piece = torch_framework._copy_piece_bytes(row_bytes)
     assert row_bytes % piece == 0
-    assert 0 < piece < mmap.MAX_PIECE_BYTES
+    assert 0 < piece < torch_framework.MAX_PIECE_BYTES
     assert all(
-        row_bytes % n or row_bytes // n >= mmap.MAX_PIECE_BYTES
+        row_bytes % n or row_bytes // n >= torch_framework.MAX_PIECE_BYTES
         for n in range(1, row_bytes // piece)
     )
 
@@ -594,6 +604,58 @@ def test_an_endless_iteration_yields_one_epoch_after_the_other(
                 assert batch.row_weight == expected.row_weight
                 assert endless.state_dict() == separate.state_dict()
         iterator.close()  # type: ignore[attr-defined]  # it is a generator
+
+
+@settings(max_examples=min(60, settings().max_examples))
+@given(
+    batch_size=st.integers(5, 60),
+    drop_last=st.booleans(),
+    num_epochs=st.integers(0, 4),
+    breaks=st.lists(st.integers(0, 30), max_size=5),
+)
+def test_the_remaining_epochs_are_yielded_whole_however_often_broken_off(
+    store: Path, batch_size: int, drop_last: bool, num_epochs: int, breaks: list[int]
+) -> None:
+    """Each part begins with the state of the part before it, in a new loader."""
+
+    def new() -> Loader:
+        return Loader(store, size=8, batch_size=batch_size, drop_last=drop_last, seed=5)
+
+    if not len(new()):
+        return
+    separate = new()
+    expected = rows_of([batch for _ in range(num_epochs) for batch in separate])
+    yielded: list[list[int]] = []
+    state = new().state_dict()
+    for stop in [*breaks, None]:
+        loader = new()
+        loader.load_state_dict(state)
+        yielded += rows_of(list(islice(loader.remaining(num_epochs), stop)))
+        state = loader.state_dict()
+    assert yielded == expected
+
+    assert list(loader.remaining(num_epochs)) == []
+    assert loader.state_dict() == state
+
+
+def test_a_loader_that_was_broken_off_begins_the_next_epoch_of_those_remaining(
+    store: Path,
+) -> None:
+    """As any other iteration does; a restored state that lies behind them is kept."""
+    loader = Loader(store, size=8, batch_size=20)
+    next(iter(loader))
+    assert rows_of(list(loader.remaining(2))) == rows_of(epoch_of(store, 1))
+    late = Loader(store, size=8, batch_size=20)
+    late.load_state_dict({**loader.state_dict(), "epoch": 6, "batch": 1})
+    assert list(late.remaining(6)) == []
+    assert rows_of(list(late)) == rows_of(epoch_of(store, 6))[1:]
+
+
+def epoch_of(store: Path, epoch: int) -> list[Batch]:
+    """Return the batches of 20 rows of an epoch."""
+    loader = Loader(store, size=8, batch_size=20)
+    loader.set_epoch(epoch)
+    return list(loader)
 
 
 @pytest.mark.parametrize("order", ["random", "windowed"])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.features.extract import fitting_size
-from pipeline.loader import SplitDataset
+from pipeline.loader.dataset import SplitDataset
 from pipeline.store import records
 from pipeline.store.open import open_objects
 from pipeline.store.split import open_split

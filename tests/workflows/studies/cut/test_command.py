@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pipeline.errors import StoreError, TesseraeError
-from pipeline.loader import SplitDataset
+from pipeline.loader.dataset import SplitDataset
 from tests.images import prepare_inline
 from tests.workflows.studies.cut.small import (
     KNOWN,

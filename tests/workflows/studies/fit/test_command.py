@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.loader import Loader, SplitDataset
+from pipeline.loader import Loader
+from pipeline.loader.dataset import SplitDataset
 from tests.inline import tesserae
 from tests.workflows.studies.cut.small import SIZE, small_network
 from tests.workflows.studies.fit.small import NUM_VAL, small_source, words
