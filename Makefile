@@ -112,7 +112,7 @@ study: .study .ready-search ## Run the study STUDY, such as parallel; `tesserae 
 	$(TESSERAE) study $(STUDY) $(if $(DATA),--source "$(DATA)") $(if $(STORE),--store "$(STORE)") $(if $(TRUNK),--trunk "$(TRUNK)") $(if $(WORDS),--word-vectors "$(WORDS)") $(ARGS)
 
 .PHONY: report
-report: .ready-train ## Evaluate RUN and write its HTML report
+report: .ready-train ## Evaluate RUN and write its HTML report; compare RUN with further runs in ARGS
 	$(TESSERAE) report "$(or $(RUN),runs/wgan)" $(ARGS)
 
 .PHONY: cluster-up

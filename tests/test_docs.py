@@ -57,6 +57,7 @@ FOREIGN_OPTIONS = {
     *("--constraint", "--cpus-per-task", "--mem", "--ntasks-per-node"),  # Slurm's
     *("--nproc-per-node", "--standalone"),  # torchrun's
     *("--find-links", "--sort", "--strict"),  # of pip, tar and MkDocs
+    *("--backend-store-uri", "--logdir"),  # of MLflow and TensorBoard
     *("--build-arg", "--device", "--network", "--rm", "--user", "--userns"),  # of podman
 }
 """The options of other programs in the pages."""

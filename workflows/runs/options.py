@@ -17,7 +17,16 @@ from workflows.preparation.options import ALL, wait_option
 class ReportOptions(EvaluationOptions):
     """The options of `tesserae report`."""
 
-    run: Path = argument("folder of a training run", metavar="RUN")
+    runs: tuple[Path, ...] = argument(
+        "folder of a training run; several are compared on one page", metavar="RUN"
+    )
+    out: Path | None = option(
+        None,
+        "HTML file that is written",
+        implied="report.html in RUN, or comparison.html for several runs",
+        metavar="FILE",
+        aliases=("-o",),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

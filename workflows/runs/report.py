@@ -1,19 +1,20 @@
-"""The implementation of `tesserae report`: a run's curves, samples and metrics as a page."""
+"""The implementation of `tesserae report`: the page of a run, or of several side by side."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from scipy import ndimage
 
 from workflows.options.fields import flags_of
 from workflows.reports import html
 from workflows.reports.curve_names import charts_of
 from workflows.reports.table import Table
+from workflows.runs.compare import open_runs, render_comparison
+from workflows.runs.curves import MEDIAN_STEPS, Points, read_curves, smoothed
 from workflows.runs.options import ReportOptions
 from workflows.terminal.formatting import share_text, three_digits
 from workflows.training.devices import parse_device
@@ -47,14 +48,10 @@ class RunEvaluation(Protocol):
         """Yield the name and the formatted value of each metric."""
 
 
-MEDIAN_STEPS = 101
-"""The width of the median filter of curves, in steps, as in the paper of WGAN."""
 MAX_GRIDS = 8
 """The maximum number of sample grids on the page."""
 MAX_LISTED_VALUES = 12
 """The maximum number of values of a list, such as that of the classes, on the page."""
-RATE = "images_per_second"
-"""The metric of the training rate, in `metrics.jsonl`."""
 DATA_OPTIONS = {"split": "split", "stored_size": "size", "rows": "rows", "features": "features"}
 """The entries of `options` that describe the data, and what `data` calls them."""
 LABELS = {
@@ -63,17 +60,19 @@ LABELS = {
     "held_out_size": "size of held-out images, px",
 }  # fmt: skip
 """The labels of values on the page that differ from their names in `options.json`."""
-STAGELESS_OPTIONS = ("device", "store")
-"""The options that the evaluations of all stages use."""
+STAGELESS_OPTIONS = ("device", "store", "out")
+"""The options that have an effect on a run of any stage."""
 TEMPLATE = Path(__file__).with_name("templates") / "run.html"
 """The template of the page."""
 
 
 def run_report(options: ReportOptions) -> int:
-    """Evaluate a run, write its page `report.html` into its folder and print a summary.
+    """Evaluate a run, write its page and print a summary; or write a page that compares runs.
 
     Args:
-        options: `run`, the folder of the run; `device`, the torch device (None = a GPU if there is
+        options: `runs`, the folders of the runs. With one, the page is `report.html` in it; several
+            are not evaluated, and their page is `comparison.html`; `out` is another file for
+            either. Of a single run also `device`, the torch device (None = a GPU if there is
             one); `store`, the location of the store (None = as recorded); and what the stage of the
             run evaluates with, as the function `evaluate_for_report` of each stage describes it. A
             notice names those without effect on this stage.
@@ -83,26 +82,43 @@ def run_report(options: ReportOptions) -> int:
         diverged, that has no checkpoint or whose stage has no evaluation gets a page without one.
 
     Raises:
-        TesseraeError: The folder holds no run, its store or a model cannot be opened, or the disk
+        TesseraeError: A folder holds no run, its store or a model cannot be opened, or the disk
             is full.
         ValueError: The run is evaluated, and there is no such device, or there are too few images
             for the metrics of `--backbone`.
         OSError: The page cannot be written for another reason than a full disk.
     """
-    folder = RunFolder(options.run)
+    if len(options.runs) > 1:
+        return _compare(options)
+    folder = RunFolder(options.runs[0])
     record = folder.read_options()
     try:
         evaluation = _evaluate_run(folder, record, options)
     except (DivergedError, NonFiniteError) as e:
         evaluation = None
         print(f"notice: the run cannot be evaluated: {e}", flush=True)
-    file = options.run / "report.html"
+    file = options.out or folder.path / "report.html"
     write(file, render_run_page(folder, record, evaluation).encode())
     for line in summary(folder, evaluation):
         print(line)
     print(f"report: {file}")
     # Evaluations of stages outside of Tesserae need not say whether they are complete.
     return 0 if getattr(evaluation, "complete", True) else 1
+
+
+def _compare(options: ReportOptions) -> int:
+    for word in flags_of(options, exclude=("out", "runs")):
+        if word.startswith("--"):
+            print(f"notice: {word.partition('=')[0]} has no effect on a comparison.", flush=True)
+    runs = open_runs(options.runs)
+    page = render_comparison(runs)
+    file = options.out or Path("comparison.html")
+    write(file, page.encode())
+    for run in runs:
+        for line in summary(run.folder, None):
+            print(f"{run.label}: {line.strip()}")
+    print(f"comparison: {file}")
+    return 0
 
 
 def _evaluate_run(
@@ -181,8 +197,8 @@ def render_run_page(
         TesseraeError: `metrics.jsonl` has invalid content.
     """
     lines = folder.metrics()
-    steps, evaluations, speeds = (
-        [line for line in lines if line.get("what", "") == kind] for kind in ("", "look", "speed")
+    steps, speeds = (
+        [line for line in lines if line.get("what", "") == kind] for kind in ("", "speed")
     )
     options = dict(record["options"])
     stage = recorded_name(options.pop("stage", ""))
@@ -193,7 +209,7 @@ def render_run_page(
         stage=stage,
         diverged=folder.diverged(),
         facts=list(_facts(record["options"], steps, speeds)),
-        charts=list(charts_of(_curves(steps, evaluations, speeds))),
+        charts=list(charts_of(_curves(lines))),
         median_steps=MEDIAN_STEPS,
         samples=list(_sample_grids(folder)),
         evaluation=evaluation,
@@ -221,43 +237,10 @@ def _facts(
         yield "Restarts", str(steps[-1]["generation"] - 1), ""
 
 
-def _curves(
-    steps: list[dict[str, Any]], evaluations: list[dict[str, Any]], speeds: list[dict[str, Any]]
-) -> Iterator[tuple[str, str, list[tuple[float, float]]]]:
+def _curves(lines: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str, Points]]:
     """Yield the metric, an empty remark and the points of each curve."""
-    for name, points in _series(steps).items():
-        yield name, "", smoothed(points)
-    for name, points in _series(evaluations).items():
-        yield name, "", points
-    yield RATE, "", _series(speeds).get(RATE, [])
-
-
-def _series(lines: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
-    series: dict[str, list[tuple[float, float]]] = {}
-    for line in lines:
-        for name, value in line.items():
-            if name not in ("step", "generation", "what") and value is not None:
-                series.setdefault(name, []).append((float(line["step"]), float(value)))
-    return series
-
-
-def smoothed(
-    points: list[tuple[float, float]], width: int = MEDIAN_STEPS
-) -> list[tuple[float, float]]:
-    """Smooth a curve by a median filter.
-
-    Args:
-        points: The (x, y) points of the curve, in the order of x.
-        width: Width of the filter, in points, at least 1 (default 101); the first and the last
-            value are repeated beyond the ends of the curve.
-
-    Returns:
-        A new list of as many points with the same x; empty if there are none.
-    """
-    if not points:
-        return []
-    values = ndimage.median_filter([y for _, y in points], size=width, mode="nearest")
-    return [(x, float(y)) for (x, _), y in zip(points, values, strict=True)]
+    for name, evaluated, points in read_curves(lines):
+        yield name, "", points if evaluated else smoothed(points)
 
 
 def _sample_grids(folder: RunFolder) -> Iterator[tuple[str, int, bytes]]:

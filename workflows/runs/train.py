@@ -20,6 +20,7 @@ from workflows.preparation import prepare
 from workflows.preparation.options import PrepareOptions
 from workflows.preparation.plans import Plans, plan_splits
 from workflows.runs.training_data import held_out_split, open_images
+from workflows.tracking.launch import check_trackers, tracked
 from workflows.training.image_rows import (
     ImageRows,
     choose_rows,
@@ -69,6 +70,7 @@ def run_train(options: TrainingOptions, run_options: RunOptions) -> int:
     """
     options = options.with_absolute_paths()
     cluster_kinds.check_cluster_option(run_options.cluster)
+    check_trackers(run_options.log)
     if cluster_kinds.run_as_slurm_worker(run_options):
         return 0
     from workflows.training.run_folder import RunFolder
@@ -83,7 +85,11 @@ def run_train(options: TrainingOptions, run_options: RunOptions) -> int:
             if _has_choices(run_options):
                 options = options.with_recorded_choices(_recorded_options(run_options, run))
             _check_run(run_options, options, run)
-            with _cluster(run_options) as cluster, _prepared(run_options, options, cluster, run):
+            with (
+                _cluster(run_options) as cluster,
+                _prepared(run_options, options, cluster, run),
+                tracked(run_options.log, folder),
+            ):
                 state = _train(run_options, options, cluster, run)
         _print_result(folder, state)
     except KeyboardInterrupt:

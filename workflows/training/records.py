@@ -22,6 +22,9 @@ from workflows.training.stage_registry import STAGES, import_object, recorded_na
 MAX_BYTES = 2**28
 """The maximum length of a JSON file that is read at once, in bytes."""
 
+TRACKING = "tracking"
+"""The folder of a run in which `workflows.tracking` keeps positions and outputs of trackers."""
+
 CheckpointName = Annotated[
     str, pattern(r"\d{6}-\d{12}", "a checkpoint, six digits, '-' and twelve")
 ]
@@ -243,14 +246,29 @@ def read_metric_lines(file: Path) -> Iterator[dict[str, Any]]:
     """
     for number, text in enumerate(file.read_bytes().splitlines() if file.exists() else (), 1):
         try:
-            line = json.loads(text)
-        except (ValueError, RecursionError):
-            continue
-        try:
-            _check_line(line)
+            line = parse_metric_line(text)
         except SchemaError as e:
             raise _invalid(file, SchemaError(f"line {number}: {e}")) from None
-        yield line
+        if line is not None:
+            yield line
+
+
+def parse_metric_line(text: bytes) -> dict[str, Any] | None:
+    """Return a line of `metrics.jsonl` as `read_metric_lines` yields it; None if it is not JSON.
+
+    Args:
+        text: The bytes of the line.
+
+    Raises:
+        SchemaError: The line is JSON with invalid content.
+    """
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    _check_line(line)
+    checked: dict[str, Any] = line
+    return checked
 
 
 def _check_line(line: Any) -> None:

@@ -6,6 +6,7 @@
                                       the state; its digest and step, written last
     metrics.jsonl                     the metrics that ranks log, a JSON object in each line
     samples/<name>-<step>.png         the samples of an evaluation
+    tracking/                         how far trackers have come, and what their processes print
     meetings/                         the address at which the ranks of a generation connect
     .tmp/                             the lock of the command that trains in the folder
 
@@ -194,6 +195,7 @@ class RunFolder:
         # A command that was killed in `create_or_continue` may have left some of these files.
         written = {file.name, *files}
         own_names = {self._checkpoints.name, self._generations.name, TEMPORARY, *written}
+        own_names.add(records.TRACKING)  # a tracker may wait for this run to begin
         own_names.add("lost+found")  # the folder may be the root of a disk
         own_names |= {Path(name).with_suffix(".new").name for name in written}
         if self.path.is_dir() and any(path.name not in own_names for path in self.path.iterdir()):

@@ -9,6 +9,7 @@ from workflows.options.cluster import ClusterOptions
 from workflows.options.fields import option
 from workflows.options.shared import store_argument
 from workflows.options.source_reading import SourceReadingOptions
+from workflows.tracking.tracker import TRACKERS
 
 _DATA = "data and run folder"
 _CLUSTER = "cluster"
@@ -57,6 +58,15 @@ class RunOptions(SourceReadingOptions, ClusterOptions):
         " from scratch",
         implied="the newest checkpoint",
         minimum=0,
+        group=_DATA,
+    )
+    log: tuple[str, ...] = option(
+        (),
+        "experiment trackers that metrics, sample grids and options are copied to while the run"
+        " trains; they write into the folder of the run unless their environment variables name a"
+        " server",
+        implied="none",
+        choices=tuple(TRACKERS),
         group=_DATA,
     )
     ranks: int | None = option(

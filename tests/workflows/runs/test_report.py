@@ -49,10 +49,10 @@ def test_options_without_effect_on_a_stage_are_named(
 ) -> None:
     """They are those that were passed, and that the evaluation of the stage does not use."""
     options = ReportOptions(
-        run=tmp_path, backbone="a", clip_model="b", samples=9, device="cpu", store="c", judge="d",
-        judge_blocks=("e", "f"), self_ensemble=True,
+        runs=(tmp_path,), backbone="a", clip_model="b", samples=9, device="cpu", store="c",
+        judge="d", judge_blocks=("e", "f"), self_ensemble=True,
     )  # fmt: skip
     assert sorted(_flags_without_effect(STAGES[stage], options)) == sorted(flags)
-    assert _flags_without_effect(STAGES[stage], ReportOptions(run=tmp_path)) == []
+    assert _flags_without_effect(STAGES[stage], ReportOptions(runs=(tmp_path,))) == []
     foreign = StageEntry("a stage", "options", "stage")
     assert _flags_without_effect(foreign, options) == []

@@ -162,6 +162,26 @@ def test_ctrl_c_saves_and_the_same_command_continues(interrupted: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+def test_a_tracker_has_the_metrics_of_the_run(tmp_path: Path, store: Path) -> None:
+    """Of both parts of an interrupted run: each metric of each step, as the run folder has it."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    words = (*command(store, tmp_path / "run"), *BRIEF, "--log", "tensorboard")
+    stop_and_go_on(tmp_path, words, signal.SIGINT, 2)
+
+    events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    losses = [(e.step, e.value) for e in events.Scalars("train/critic_loss")]
+    recorded = [line for line in RunFolder(tmp_path / "run").metrics() if not line.get("what")]
+    assert [step for step, _ in losses] == list(range(1, 16))
+    assert [value for _, value in losses] == pytest.approx(
+        [line["critic_loss"] for line in recorded], rel=1e-6
+    )
+    assert "speed/images_per_second" in events.Tags()["scalars"]
+    assert [image.step for image in events.Images("samples")]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_signal_does_not_change_the_curve(
     tmp_path: Path, store: Path, undisturbed: Path, number: int
