@@ -1,4 +1,4 @@
-"""Export the network that a run has trained, as a model folder for `transformers` or as ONNX.
+"""Export the network that a run has trained, or with --to the rows of a store for other tools.
 
 Of a classifier it is the whole network, with the names of its classes. Of a DeViSE run it is the
 trunk, which the run must have trained (`--learn all`). The folder holds config.json,
@@ -7,6 +7,10 @@ to `tesserae features` or to another run.
 
 Of a run of super-resolution it is an ONNX file for images of any size: its input and its output are
 float32 RGB from 0 to 1, (n, 3, h, w). Its results are compared with torch's before it is written.
+
+With --to parquet or webdataset, the argument is a store. Each shard becomes a file, with the images
+as PNG or as their encoded bytes, and a README.md says what they are and where they come from. Run
+the same command again to resume: files that exist are complete.
 """
 
 from workflows.commands import Command

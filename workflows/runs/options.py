@@ -10,6 +10,7 @@ from pipeline.store.layout import MAX_SIZE, is_split
 from workflows.evaluation.options import EvaluationOptions
 from workflows.options.cluster import CLUSTER, ClusterOptions
 from workflows.options.fields import Options, argument, flag_of, flags_of, option
+from workflows.options.shared import check_encoded_option, encoded_option
 from workflows.preparation.options import ALL, wait_option
 
 
@@ -55,18 +56,81 @@ class ClassifyImagesOptions(Options):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExportOptions(Options):
-    """The options of `tesserae export`."""
+EXPORT_FORMATS = ("parquet", "webdataset")
+"""The formats of `pipeline.export.formats`, which is not imported here: it is slow to import."""
+_ROWS = "rows of a store"
 
-    run: Path = argument("folder of a run of the stage classify, devise or superres", metavar="RUN")
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(ClusterOptions):
+    """The options of `tesserae export`, of a run or, with `to`, of a store."""
+
+    what: str = argument(
+        "folder of a run of the stage classify, devise or superres; with --to, folder or URL of a"
+        " store",
+        metavar="RUN",
+    )
     out: Path | None = option(
         None,
-        "new folder that the model is written to; of a run of superres, the new ONNX file",
-        implied="RUN/trunk or RUN/upscaler.onnx",
+        "new folder that the model is written to; of a run of superres, the new ONNX file; with"
+        " --to, the folder of the files, which all workers must see",
+        implied="RUN/trunk or RUN/upscaler.onnx; required with --to",
         metavar="PATH",
         aliases=("-o",),
     )
+    to: str | None = option(
+        None,
+        "format in which the rows of a store are written, with a file for each shard",
+        implied="none: the network of a run is exported",
+        choices=EXPORT_FORMATS,
+        group=_ROWS,
+    )
+    split: tuple[str, ...] = option(
+        ALL, "splits to export, or `all` finished ones", metavar="SPLIT", group=_ROWS
+    )
+    size: int | None = option(
+        None,
+        "side of the stored squares to export, in pixels; they are written as PNG",
+        implied="the only array of the store",
+        minimum=1,
+        maximum=MAX_SIZE,
+        metavar="PIXELS",
+        group=_ROWS,
+    )
+    encoded: str | None = encoded_option(
+        "encoded rows to export, byte for byte, such as jpeg:256@90 or original",
+        implied="the only array of the store",
+        group=_ROWS,
+    )
+    licence: str | None = option(
+        None,
+        "licence of the images for the card of the data set, such as cc-by-4.0",
+        implied="unknown",
+        metavar="NAME",
+        group=_ROWS,
+    )
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            ValueError: A value is invalid, an option is missing, or one is of no use together with
+                `to`, or without it.
+        """
+        super().__post_init__()
+        check_encoded_option(self.encoded)
+        if self.to is None:
+            usable = {field.name for field in fields(self) if flag_of(field).group == "options"}
+            for flag in flags_of(self, exclude=usable):
+                raise ValueError(
+                    f"{flag.partition('=')[0]} is for the rows of a store: omit it, or add --to"
+                    f" {' or '.join(EXPORT_FORMATS)}."
+                )
+            return
+        if self.out is None:
+            raise ValueError("--out is missing: --to needs the folder of the files.")
+        if self.size is not None and self.encoded is not None:
+            raise ValueError("--size and --encoded name two arrays: pass only one of them.")
 
 
 @dataclass(frozen=True, kw_only=True)
