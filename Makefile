@@ -16,7 +16,7 @@ SLOW_AT_ONCE := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 THOROUGH := --hypothesis-profile=thorough --timeout=600 -o faulthandler_timeout=580
 
 # A variable that no target knows is a misspelt one: without this it would change nothing, in silence.
-KNOBS := ARGS CERTS CLUSTER DATA EXTRAS GPUS PILLOW PYTHON RUN SIZES SPLIT STORE STUDY TRUNK WORDS WORKERS
+KNOBS := ARGS CERTS CLUSTER DATA EXTRAS GPUS PILLOW PYTHON RUN SIZES SPLIT STORE STUDY TRUNK URL WORDS WORKERS
 unknown := $(filter-out $(KNOBS) -%,$(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name))))
 alike = $(foreach knob,$(KNOBS),$(if $(or $(findstring $(1),$(knob)),$(findstring $(knob),$(1))),$(knob)))
 $(foreach name,$(unknown),$(error there is no variable $(name)$(addprefix : did you mean ,$(firstword $(call alike,$(name))))? \
@@ -98,6 +98,14 @@ search: .ready-search ## Serve a search page for RUN
 .PHONY: export
 export: .ready-search ## Export the network that RUN has trained as a model folder
 	$(TESSERAE) export "$(or $(RUN),runs/devise)" $(ARGS)
+
+.PHONY: push
+push: .store-url .ready ## Copy STORE, or another folder, to URL, with a manifest; resumes
+	$(TESSERAE) push "$(STORE)" "$(URL)" $(ARGS)
+
+.PHONY: pull
+pull: .store-url .ready ## Copy what was pushed to URL into the folder STORE, and verify it; resumes
+	$(TESSERAE) pull "$(URL)" "$(STORE)" $(ARGS)
 
 .PHONY: words
 words: .store .ready-search ## Show which classes of STORE have vectors in WORDS
@@ -202,7 +210,8 @@ help: ## Show this list
 	@echo "  TRUNK     vision model: folder or hub name  WORDS    file of word vectors"
 	@echo "  STUDY     name, as tesserae study --help    CERTS    folder of certificates for tls://"
 	@echo "  PYTHON    interpreter of .venv (python3)    EXTRAS   extras to install, e.g. train"
-	@echo "  PILLOW    auto, simd or stock (auto)        ARGS     further options of the command"
+	@echo "  PILLOW    auto, simd or stock (auto)        URL      where push copies to, and pull from"
+	@echo "  ARGS      further options of the command"
 
 # --- What the targets stand on ---------------------------------------------------------------------
 
@@ -225,15 +234,18 @@ help: ## Show this list
 EXAMPLE_DATA := DATA=/path/to/ILSVRC2012
 EXAMPLE_STORE := STORE=/path/to/store
 EXAMPLE_TRUNK := TRUNK=/path/to/model
+EXAMPLE_URL := URL=s3://bucket/imagenet
 EXAMPLE_STUDY := STUDY=gaussians
 needs = $(strip $(foreach name,$(1),$(if $($(name)),,$(name))))
-.PHONY: .store .store-data .store-trunk .study .images
+.PHONY: .store .store-data .store-trunk .store-url .study .images
 .store:
 	@$(call check,STORE)
 .store-data:
 	@$(call check,DATA STORE)
 .store-trunk:
 	@$(call check,STORE TRUNK)
+.store-url:
+	@$(call check,STORE URL)
 .study:
 	@$(call check,STUDY)
 .images:

@@ -15,7 +15,7 @@ TARGETS = {
     "bench", "chaos", "classify", "classify-images", "clean", "cluster-down", "cluster-status",
     "cluster-up", "colourise", "completion", "demo", "devise", "docs", "doctor", "export",
     "features", "help", "info", "lint", "loader", "pictures", "prepare", "repair", "report",
-    "sample", "sample-images", "search", "setup", "study", "superres", "test", "test-all", "tune",
+    "pull", "push", "sample", "sample-images", "search", "setup", "study", "superres", "test", "test-all", "tune",
     "upscale", "verify", "wgan", "wheel", "words",
 }  # fmt: skip
 

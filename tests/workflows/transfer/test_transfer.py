@@ -1,0 +1,328 @@
+"""A pushed folder is pulled byte for byte, whatever breaks off; what is not whole is refused."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import TesseraeError
+from pipeline.store.layout import TEMPORARY
+from tests.commands import run, start, wait_until
+from tests.images import make_folder, prepare_inline
+from workflows import cli
+from workflows.transfer import remote_folder
+from workflows.transfer.manifest import (
+    MANIFEST,
+    FileFacts,
+    decode_manifest,
+    encode_manifest,
+    files_of,
+)
+from workflows.transfer.remote_folder import RemoteFolder
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def tesserae(capsys: pytest.CaptureFixture[str]) -> Call:
+    """Return a function that runs a command here; it returns status, output and errors."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = cli.main([*map(str, words)])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder with files in folders, an empty one, and temporary files."""
+    root = tmp_path / "folder"
+    for number in range(12):
+        file = root / f"part {number % 3}" / f"file-{number}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(bytes([number]) * (number * 1000))
+    (root / TEMPORARY).mkdir()
+    (root / TEMPORARY / "lock").write_text("x")
+    (root / ".half.new").write_text("x")
+    return root
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {name: (root / name).read_bytes() for name in files_of(root)}
+
+
+numbers = itertools.count()
+
+
+@pytest.fixture(params=["file", "memory", "s3"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the URL of a new folder on a disk, in memory, and on an S3 server."""
+    if request.param == "s3":
+        request.getfixturevalue("s3_environment")
+        files = fsspec.filesystem("s3", use_listings_cache=False, skip_instance_cache=True)
+        if not files.exists("pushed"):
+            files.mkdir("pushed")
+        return f"s3://pushed/{next(numbers)}"
+    if request.param == "memory":
+        return f"memory://pushed/{next(numbers)}"
+    return str(tmp_path / "there")
+
+
+def test_a_pulled_folder_is_that_which_was_pushed(
+    folder: Path, url: str, tmp_path: Path, tesserae: Call
+) -> None:
+    """A second push and a second pull copy nothing; a change copies what changed."""
+    status, said, errors = tesserae("push", folder, url)
+    assert (status, errors) == (0, "")
+    assert "push: 12 files in " in said
+    assert said.endswith(f"{url}: 12 files, 66.0 kB; 12 of them were copied now.\n")
+    status, said, _ = tesserae("pull", url, tmp_path / "copy")
+    assert (status, contents(tmp_path / "copy")) == (0, contents(folder))
+    assert "12 of them were copied now" in said
+    assert "; 0 of them" in tesserae("push", folder, url)[1]
+    assert "; 0 of them" in tesserae("pull", url, tmp_path / "copy")[1]
+
+    (folder / "part 1" / "file-1").write_bytes(b"changed")
+    (folder / "new").write_bytes(b"new")
+    (tmp_path / "copy" / "part 2" / "file-2").write_bytes(b"\2" * 1999 + b"x")
+    assert "; 2 of them" in tesserae("push", folder, url)[1]
+    assert "; 3 of them" in tesserae("pull", url, tmp_path / "copy")[1]
+    assert contents(tmp_path / "copy") == contents(folder)
+    assert not list((tmp_path / "copy").rglob("*.new"))
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, int, BaseException], None]]:
+    """Return a function that makes a method of the remote folder fail from its n-th call on."""
+
+    def fail(method: str, after: int, error: BaseException) -> None:
+        original = getattr(RemoteFolder, method)
+        lock, calls = threading.Lock(), itertools.count()
+
+        def call(self: RemoteFolder, *words: Any) -> Any:
+            with lock:
+                number = next(calls)
+            if number >= after:
+                raise error
+            return original(self, *words)
+
+        monkeypatch.setattr(RemoteFolder, method, call)
+
+    yield fail
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("error", [TesseraeError("the line is cut."), KeyboardInterrupt()])
+def test_a_push_continues_where_it_was_broken_off(
+    folder: Path, url: str, tmp_path: Path, tesserae: Call, error: BaseException,
+    failing: Callable[[str, int, BaseException], None], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """What is not complete cannot be pulled."""
+    failing("upload", 5, error)
+    status, _, errors = tesserae("push", folder, url, "--threads", 1)
+    monkeypatch.undo()
+    assert status == (1 if isinstance(error, TesseraeError) else 130)
+    assert "the line is cut" in errors or "Run the same command again to continue." in errors
+    status, _, errors = tesserae("pull", url, tmp_path / "copy")
+    assert status == 1
+    assert "has no tesserae-manifest.json: nothing was pushed there, or the push is" in errors
+    assert not (tmp_path / "copy").exists()
+
+    assert "; 7 of them" in tesserae("push", folder, url)[1]
+
+    assert tesserae("pull", url, tmp_path / "copy")[0] == 0
+    assert contents(tmp_path / "copy") == contents(folder)
+
+
+def test_a_pull_continues_where_it_was_broken_off(
+    folder: Path, url: str, tmp_path: Path, tesserae: Call,
+    failing: Callable[[str, int, BaseException], None], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The folder has no manifest until all files are there."""
+    assert tesserae("push", folder, url)[0] == 0
+    failing("download", 4, KeyboardInterrupt())
+    assert tesserae("pull", url, tmp_path / "copy", "--threads", 1)[0] == 130
+    monkeypatch.undo()
+    assert len(contents(tmp_path / "copy")) == 4
+    assert not (tmp_path / "copy" / MANIFEST).exists()
+
+    assert "; 8 of them" in tesserae("pull", url, tmp_path / "copy")[1]
+
+    assert contents(tmp_path / "copy") == contents(folder)
+
+
+@pytest.mark.parametrize("change", ["flipped", "cut", "missing"])
+def test_a_damaged_file_is_never_named(
+    folder: Path, url: str, tmp_path: Path, tesserae: Call, change: str
+) -> None:
+    """The message names it; pushing again repairs what has another length."""
+    assert tesserae("push", folder, url)[0] == 0
+    files, root = fsspec.core.url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
+    path = f"{root}/part 1/file-4"
+    data = bytearray(files.cat_file(path))
+    if change == "missing":
+        files.rm_file(path)
+    else:
+        data[10] ^= 1
+        files.pipe_file(path, bytes(data[: -1 if change == "cut" else None]))
+
+    status, _, errors = tesserae("pull", url, tmp_path / "copy")
+
+    assert status == 1
+    assert "part 1/file-4" in errors
+    assert not (tmp_path / "copy" / "part 1" / "file-4").exists()
+    assert not (tmp_path / "copy" / MANIFEST).exists()
+    assert not list((tmp_path / "copy").rglob("*.new"))
+    if change != "flipped":
+        assert "; 1 of them" in tesserae("push", folder, url)[1]
+        assert tesserae("pull", url, tmp_path / "copy")[0] == 0
+
+
+def test_failures_that_pass_are_tried_again(
+    folder: Path, tmp_path: Path, tesserae: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server may be busy; what stays wrong is an error that names the file."""
+    monkeypatch.setattr(remote_folder, "PAUSE_SECONDS", 0.0)
+    url = f"memory://busy/{next(numbers)}"
+    files = type(fsspec.filesystem("memory"))
+    put, calls = files.put_file, itertools.count()
+
+    def busy(self: Any, *words: Any, **more: Any) -> Any:
+        if next(calls) % 3:
+            raise ConnectionError("503 slow down")
+        return put(self, *words, **more)
+
+    monkeypatch.setattr(files, "put_file", busy)
+    assert tesserae("push", folder, url, "--threads", 1)[0] == 0
+    monkeypatch.setattr(files, "put_file", lambda *_, **__: busy(1 / 0))
+    (folder / "more").write_text("x")
+    status, _, errors = tesserae("push", folder, url)
+    assert status == 1
+    assert f"cannot write more to {url}: ZeroDivisionError" in errors
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("push", "nowhere", "memory://a"), "nowhere is no folder."),
+        (("push", "empty", "memory://a"), "has no files."),
+        (("push", "linked", "memory://a"), "is a link: only files of the folder itself"),
+        (("push", "folder", "nosuch://a/b"), "cannot open nosuch://a/b: Protocol not known"),
+        (("pull", "memory://nothing/here", "copy"), "nothing was pushed there"),
+    ],
+)
+def test_wrong_words_are_refused(
+    folder: Path, tmp_path: Path, tesserae: Call, monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...], message: str,
+) -> None:  # fmt: skip
+    """With a sentence, and without a file."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    shutil.copytree(folder, tmp_path / "linked")
+    (tmp_path / "linked" / "link").symlink_to("/etc/passwd")
+
+    status, _, errors = tesserae(*words)
+
+    assert status == 1
+    assert message in errors
+    assert not (tmp_path / "copy").exists()
+
+
+NAMES = st.text(st.sampled_from("abc/. -"), min_size=1, max_size=12)
+
+
+@settings(max_examples=min(100, settings().max_examples))
+@given(name=NAMES)
+def test_a_manifest_names_no_file_outside(name: str) -> None:
+    """It may come from somebody else."""
+    data = encode_manifest({name: FileFacts(3, "0" * 64)})
+    parts = name.split("/")
+    if any(part in ("", ".", "..") for part in parts):
+        with pytest.raises(TesseraeError, match="is no manifest"):
+            decode_manifest(data, "x")
+    else:
+        assert decode_manifest(data, "x") == {name: FileFacts(3, "0" * 64)}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[]",
+        b'{"format": 2, "files": {}}',
+        b'{"format": 1, "files": {"a": {"bytes": -1, "sha256": "' + b"0" * 64 + b'"}}}',
+        b'{"format": 1, "files": {"a": {"bytes": 1, "sha256": "0"}}}',
+        b'{"format": 1, "files": {"a": 1}}',
+        b"[" * 100_000,
+    ],
+)
+def test_another_document_is_no_manifest(data: bytes) -> None:
+    """Whatever it holds."""
+    with pytest.raises(TesseraeError, match=r"^x is no manifest: .* Push the folder again\.$"):
+        decode_manifest(data, "x")
+
+
+def test_a_link_in_the_folder_is_not_written_through(
+    folder: Path, tmp_path: Path, tesserae: Call
+) -> None:
+    """A pull replaces a link by the file, and refuses a folder that leads out."""
+    url = f"memory://linked/{next(numbers)}"
+    assert tesserae("push", folder, url)[0] == 0
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("mine")
+    copy = tmp_path / "copy"
+    (copy / "part 1").mkdir(parents=True)
+    (copy / "part 1" / "file-1").symlink_to(outside / "file")
+    assert tesserae("pull", url, copy)[0] == 0
+    assert (outside / "file").read_text() == "mine"
+    shutil.rmtree(copy / "part 2")
+    (copy / "part 2").symlink_to(outside)
+    assert tesserae("pull", url, copy)[0] == 1
+    assert [path.name for path in outside.iterdir()] == ["file"]
+
+
+@pytest.mark.slow
+def test_a_store_is_pulled_from_a_server_after_kills(
+    tmp_path: Path, s3_environment: dict[str, str]
+) -> None:
+    """Both commands are killed on their way; the store that arrives is verified."""
+    prepare_inline(
+        make_folder(tmp_path / "train", 300), str(tmp_path / "store"), sizes=(8, 16), shard_rows=8,
+        chunk_rows=4,
+    )  # fmt: skip
+    files = fsspec.filesystem("s3", use_listings_cache=False, skip_instance_cache=True)
+    files.mkdir("killed")
+    url = "s3://killed/store"
+    push = ("push", tmp_path / "store", url, "--threads", 1)
+    pull = ("pull", url, tmp_path / "copy", "--threads", 1)
+    with start(*push, scratch=tmp_path) as command:
+        assert wait_until(lambda: files.exists("killed/store/commits"))
+        command.process.kill()
+    assert not files.exists(f"killed/store/{MANIFEST}")
+    assert run(*push, scratch=tmp_path, seconds=200).status == 0
+    with start(*pull, scratch=tmp_path) as command:
+        assert wait_until(lambda: len(list((tmp_path / "copy").rglob("*.json"))) > 5)
+        command.process.kill()
+    assert not (tmp_path / "copy" / MANIFEST).exists()
+
+    done = run(*pull, scratch=tmp_path, seconds=200)
+
+    assert (done.status, done.err) == (0, "")
+    assert contents(tmp_path / "copy") == contents(tmp_path / "store")
+    assert run("verify", tmp_path / "copy", scratch=tmp_path, seconds=100).status == 0
+    manifest = json.loads((tmp_path / "copy" / MANIFEST).read_bytes())
+    assert set(manifest["files"]) == set(contents(tmp_path / "store"))
