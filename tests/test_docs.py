@@ -59,6 +59,7 @@ FOREIGN_OPTIONS = {
     *("--find-links", "--sort", "--strict"),  # of pip, tar and MkDocs
     *("--backend-store-uri", "--logdir"),  # of MLflow and TensorBoard
     *("--build-arg", "--device", "--network", "--rm", "--user", "--userns"),  # of podman
+    *("--bind", "--container", "--entrypoint", "--env", "--nv", "--volume"),  # of it and others
 }
 """The options of other programs in the pages."""
 

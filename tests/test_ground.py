@@ -14,9 +14,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 TARGETS = {
     "bench", "chaos", "classify", "classify-images", "clean", "cluster-down", "cluster-status",
     "cluster-up", "colourise", "completion", "demo", "devise", "docs", "doctor", "export",
-    "features", "help", "info", "lint", "loader", "pictures", "prepare", "repair", "report",
-    "pull", "push", "sample", "sample-images", "search", "setup", "study", "superres", "test", "test-all", "tune",
-    "upscale", "verify", "wgan", "wheel", "words",
+    "features", "help", "info", "lint", "loader", "pictures", "prepare", "pull", "push",
+    "repair", "report", "sample", "sample-images", "search", "setup", "study", "superres",
+    "test", "test-all", "tune", "upscale", "verify", "wgan", "wheel", "words",
 }  # fmt: skip
 
 

@@ -140,7 +140,8 @@ class SlurmCluster(EmbeddedScheduler):
         from dask_jobqueue.slurm import SLURMJob
 
         kind = self._profile.jobs[name]
-        command = [self._profile.python, "-P", "-m", "workflows", "cluster", "worker"]
+        command = [*self._profile.container, self._profile.python]
+        command += ["-P", "-m", "workflows", "cluster", "worker"]
         command += [self.address, "--certs", str(self._folder)]
         command += [
             "--gpus",

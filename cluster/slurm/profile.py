@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -71,6 +72,9 @@ class Profile:
     """A folder on a local disk of each node for temporary files; None for Dask's default."""
     python: str = sys.executable
     """The path of the Python interpreter on the nodes."""
+    container: Sequence[str] = ()
+    """The words that run a command in a container, such as `apptainer exec /images/tesserae.sif`;
+    none runs it on the node itself."""
     prologue: Sequence[str] = ()
     """Lines of the job script that run before the workers start."""
 
@@ -80,7 +84,8 @@ def read_profile(path: Path) -> Profile:
 
     Args:
         path: The file, a mapping with any of the keys `way` (`jobs` or `allocation`), `jobs`,
-            `host`, `interface`, `shared`, `scratch`, `python` and `prologue` (a list of lines).
+            `host`, `interface`, `shared`, `scratch`, `python`, `container` (a line, with quotes as
+            in a shell, or a list of words) and `prologue` (a list of lines).
             `jobs` maps the name of each kind of job to a mapping with `count`, `cores` and any of
             `memory` (a text such as `64GB`), `least`, `workers`, `gpus`, `walltime` (such as
             `"04:00:00"`, in quotes), `partition`, `account` and `directives` (a list of lines).
@@ -114,6 +119,13 @@ def read_profile(path: Path) -> Profile:
         for name, kind in kinds.items()
     }
     _check_list_of_lines(values.get("prologue", ()), f"{path}: prologue")
+    if "container" in values:
+        values["container"] = _read_container(values["container"], str(path))
+        if values.get("way") == "allocation":
+            raise ClusterError(
+                f"{path}: container is for jobs that the command submits: with way: allocation, run"
+                " the container with srun."
+            )
     _check_profile_texts(values, ("host", "interface", "shared", "scratch", "python"), str(path))
     profile = Profile(**values)
     if profile.way == "jobs" and profile.jobs and not any(k.count for k in profile.jobs.values()):
@@ -145,6 +157,22 @@ def _check_profile_texts(values: dict[str, Any], names: Sequence[str], where: st
         text = values.get(name, "x")
         if not isinstance(text, str) or not text or not text.isprintable():
             raise ClusterError(f"{where}: {name} is {text!r}: expected one line of text.")
+
+
+def _read_container(value: object, where: str) -> list[str]:
+    """Return the words of `container`, which is a line or a list."""
+    words: list[str] = []
+    if isinstance(value, str) and value.isprintable():
+        with suppress(ValueError):  # a quote that is not closed
+            words = shlex.split(value)
+    elif isinstance(value, list) and all(isinstance(word, str) and word for word in value):
+        words = value
+    if not words:
+        raise ClusterError(
+            f"{where}: container is {value!r}: expected the command that runs another one in a"
+            " container, such as apptainer exec /images/tesserae.sif."
+        )
+    return words
 
 
 def _check_job_request(values: dict[str, Any], where: str) -> None:

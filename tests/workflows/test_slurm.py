@@ -351,6 +351,38 @@ def test_jobs_that_always_fail_end_the_run(slurm: Slurm, source: Path, tmp_path:
     assert wait_until(lambda: not slurm.ask("squeue", "--noheader"))
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_the_workers_of_a_job_run_in_its_container(
+    slurm: Slurm, source: Path, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    """The words of the profile come before the interpreter, and Slurm's signals reach the workers.
+
+    A script takes the place of the program that starts containers.
+    """
+    program = tmp_path / "run in image"
+    program.write_text(f'#!/bin/sh\necho "$1 $2" >> {tmp_path}/started\nshift 2\nexec "$@"\n')
+    program.chmod(0o755)
+    file = slurm.profile(
+        f'container: \'"{program}" --image "an image"\'\n'
+        "jobs:\n  cpu: {count: 1, cores: 1, memory: 1GB}\n"
+    )
+
+    done = run(
+        *("prepare", source, tmp_path / "store", *TINY, "--cluster", f"slurm:{file}"),
+        scratch=tmp_path,
+        seconds=150,
+        TESSERAE_SLURM_TEST="container",
+        **slurm.environment,
+    )
+
+    assert done.status == 0, done.err + done.out
+    assert contents(tmp_path / "store") == expected
+    assert (tmp_path / "started").read_text() == "--image an image\n"
+    assert wait_until(lambda: not slurm.ask("squeue", "--noheader"))
+    assert wait_until(lambda: not left_over("container"))
+
+
 MEMORY = {
     "": None,
     ", memory: null": None,

@@ -47,6 +47,11 @@ from cluster.slurm.profile import read_profile
         ("jobs: {cpu: {count: 1, cores: 1, memory: 1GB, walltime: soon}}", "walltime is 'soon'"),
         ("jobs: {cpu: {count: 1, cores: 1, memory: 1GB, directives: --x}}", "expected a list"),
         ("prologue: module load gcc\njobs: {}", "expected a list of lines"),
+        ("container: ''\njobs: {cpu: {count: 1, cores: 1}}", "container is ''"),
+        ("container: 3\njobs: {cpu: {count: 1, cores: 1}}", "container is 3"),
+        ("container: [podman, 3]\njobs: {cpu: {count: 1, cores: 1}}", "container is"),
+        ("container: a 'b\njobs: {cpu: {count: 1, cores: 1}}", "container is .*expected the comm"),
+        ("container: apptainer exec x\nway: allocation", "with way: allocation, run the container"),
         (
             "jobs: {cpu: {count: 1, cores: 1, memory: 1GB, least: 2}}",
             "least is 2: expected at most count, 1",
@@ -63,3 +68,13 @@ def test_an_invalid_profile_is_refused(tmp_path: Path, text: str, says: str) -> 
     file.write_text(text)
     with pytest.raises(ClusterError, match=says):
         read_profile(file)
+
+
+@pytest.mark.parametrize(
+    "line", ["apptainer exec '/my images/a.sif'", "[apptainer, exec, /my images/a.sif]"]
+)
+def test_a_container_is_a_line_or_a_list(tmp_path: Path, line: str) -> None:
+    """A line is divided as a shell divides it."""
+    file = tmp_path / "profile.yaml"
+    file.write_text(f"container: {line}\njobs: {{cpu: {{count: 1, cores: 1}}}}\n")
+    assert list(read_profile(file).container) == ["apptainer", "exec", "/my images/a.sif"]
