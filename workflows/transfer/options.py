@@ -14,7 +14,7 @@ class PushOptions(Options):
 
     folder: Path = argument("folder of a store, an export or a run", metavar="FOLDER")
     url: str = argument(
-        "URL that its files are copied to, such as s3://bucket/imagenet",
+        "URL that its files are copied to, such as s3://bucket/imagenet or hf://datasets/me/set",
         metavar="URL",
     )
     threads: int = option(8, "number of files that are uploaded at once", minimum=1, maximum=256)

@@ -20,7 +20,7 @@ from workflows.transfer.manifest import (
     file_sha256,
 )
 from workflows.transfer.options import PullOptions
-from workflows.transfer.remote_folder import RemoteFolder
+from workflows.transfer.remote_folder import RemoteFolder, open_remote_folder
 
 ATTEMPTS = 2
 """The number of times that a file is downloaded whose digest is wrong."""
@@ -45,7 +45,7 @@ def run_pull(options: PullOptions) -> int:
         KeyboardInterrupt: Ctrl-C was pressed; files that are complete are kept.
         OSError: A file cannot be written.
     """
-    remote = RemoteFolder(options.url)
+    remote = open_remote_folder(options.url)
     data = remote.read(MANIFEST)
     if data is None:
         raise TesseraeError(

@@ -23,7 +23,7 @@ from workflows.transfer.manifest import (
     read_manifest_of,
 )
 from workflows.transfer.options import PushOptions
-from workflows.transfer.remote_folder import RemoteFolder
+from workflows.transfer.remote_folder import RemoteFolder, open_remote_folder
 
 SAVE_EVERY = 32
 """The number of uploads after which the record of them is written."""
@@ -50,12 +50,14 @@ def run_push(options: PushOptions) -> int:
     folder = options.folder.expanduser().absolute()
     if not folder.is_dir():
         raise TesseraeError(f"{options.folder} is no folder.")
-    remote = RemoteFolder(options.url)
+    remote = open_remote_folder(options.url)
     try:
         with Progress("digests", rows=sum(1 for _ in files_of(folder)), unit="files") as progress:
             files = read_manifest_of(folder, lambda: progress.update(rows=1))
         record = _Record(folder, remote)
-        todo = [name for name in files if not record.has(name, files)]
+        with ThreadPoolExecutor(options.threads) as pool:
+            there = list(pool.map(lambda name: record.has(name, files), files))
+        todo = [name for name, is_there in zip(files, there, strict=True) if not is_there]
         with Progress("push", rows=len(todo), unit="files") as progress:
             _upload(folder, remote, files, todo, record, progress, options.threads)
     except KeyboardInterrupt:
@@ -81,27 +83,37 @@ def _upload(
 ) -> None:
     stopped = threading.Event()
 
-    def upload(name: str) -> None:
+    def upload(names: tuple[str, ...]) -> None:
         if stopped.is_set():
             return
-        path = folder / name
-        before = path.stat()
-        remote.upload(path, name)
-        after = path.stat()
-        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            raise TesseraeError(f"{path} has changed while it was copied. Push again.")
-        record.add(name, files)
-        progress.update(rows=1, bytes_out=before.st_size)
+        before = {name: _stamp(folder / name) for name in names}
+        remote.upload([(folder / name, name) for name in names])
+        for name in names:
+            if _stamp(folder / name) != before[name]:
+                raise TesseraeError(f"{folder / name} has changed while it was copied. Push again.")
+            record.add(name, files)
+            progress.update(rows=1, bytes_out=files[name].num_bytes)
 
-    with ThreadPoolExecutor(threads) as pool:
+    batches = _batches(todo, remote.files_at_once)
+    # Commits of one repository are made one after the other.
+    with ThreadPoolExecutor(1 if remote.files_at_once > 1 else threads) as pool:
         try:
-            list(pool.map(upload, todo))
+            list(pool.map(upload, batches))
         except BaseException:
             stopped.set()
             pool.shutdown(cancel_futures=True)
             raise
         finally:
             record.save()
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _batches(names: list[str], size: int) -> list[tuple[str, ...]]:
+    return [tuple(names[start : start + size]) for start in range(0, len(names), size)]
 
 
 class _Record:

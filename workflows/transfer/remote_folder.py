@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import fsspec
 
@@ -24,8 +24,27 @@ WITH_FOLDERS = {"file", "local", "memory", "sftp", "ssh", "ftp", "smb", "webdav"
 T = TypeVar("T")
 
 
+def open_remote_folder(url: str) -> RemoteFolder:
+    """Open the folder at a URL, which need not exist; nothing is requested.
+
+    Args:
+        url: The URL, or the path of a folder.
+
+    Raises:
+        TesseraeError: No installed package implements the protocol, or the URL is not valid.
+    """
+    if url.startswith("hf://"):
+        from workflows.transfer.hub_folder import HubFolder
+
+        return HubFolder(url)
+    return RemoteFolder(url)
+
+
 class RemoteFolder:
     """The files below a URL, such as `s3://bucket/imagenet`."""
+
+    files_at_once: ClassVar[int] = 1
+    """The number of files that one call of `upload` takes."""
 
     def __init__(self, url: str) -> None:
         """Open the file system of a URL; nothing is read or written.
@@ -79,22 +98,28 @@ class RemoteFolder:
 
         self._try(f"write {name} to", put)
 
-    def upload(self, file: Path, name: str) -> None:
-        """Upload a file, and replace one of this name.
+    def upload(self, files: Sequence[tuple[Path, str]]) -> None:
+        """Upload files, and replace those of these names.
 
         Args:
-            file: The path of the file on this machine.
-            name: The name, relative to the folder.
+            files: The path of each file on this machine, and its name relative to the folder; at
+                most `files_at_once`.
 
         Raises:
-            TesseraeError: The request failed, or the file has another length there afterwards.
+            TesseraeError: A request failed, or a file has another length there afterwards.
         """
+        for file, name in files:
+            self._upload(file, name)
 
+    def _upload(self, file: Path, name: str) -> None:
         def put() -> None:
             self._make_folder(name)
             self._files.put_file(str(file), self._path(name))
 
         self._try(f"write {name} to", put)
+        self._check_length(file, name)
+
+    def _check_length(self, file: Path, name: str) -> None:
         found, expected = self.num_bytes(name), file.stat().st_size
         if found != expected:
             raise TesseraeError(
