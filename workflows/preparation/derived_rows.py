@@ -15,7 +15,6 @@ from pipeline.features import extract
 from pipeline.features.shard_task import RowsReport, progress_topic
 from pipeline.features.worker import RowTaskConfig, check_probe
 from pipeline.jobs import Failed, Job, run_jobs
-from pipeline.store import records
 from pipeline.store.derived import DerivedRecipe
 from pipeline.store.lease import lease
 from pipeline.store.objects import Objects
@@ -24,7 +23,6 @@ from pipeline.store.plan import Plan
 from workflows.cluster_kinds import CommandCluster, cluster_of
 from workflows.dashboard.publisher import Publisher
 from workflows.options.cluster import ClusterOptions
-from workflows.preparation.options import ALL
 from workflows.terminal.formatting import bytes_text, counted, printable
 from workflows.terminal.progress import Progress, print_waiting
 
@@ -84,35 +82,6 @@ def rows_cluster(options: ClusterOptions, gpus: int | None) -> CommandCluster:
     if options.workers is None:
         cluster.set_workers(cores())
     return cluster
-
-
-def requested_splits(objects: Objects, requested: tuple[str, ...]) -> list[str]:
-    """Return the splits whose rows a command computes.
-
-    Args:
-        objects: The objects of the store.
-        requested: Names of splits, or `("all",)` for all finished ones.
-
-    Returns:
-        The names, each once.
-
-    Raises:
-        StoreError: There is no store, a requested split is missing, or no split is finished.
-    """
-    records.load_recipe(objects)
-    store_splits = records.stored_splits(objects)
-    if requested != ALL:
-        for split in requested:
-            records.load_plan(objects, split)
-        return list(dict.fromkeys(requested))
-    finished = [
-        split for split in store_splits if records.load_finish_record(objects, split) is not None
-    ]
-    if not finished:
-        raise StoreError(
-            f"{objects.url} has no finished split. Run `tesserae prepare` again to continue."
-        )
-    return finished
 
 
 def compute_rows(

@@ -21,10 +21,10 @@ from workflows.cluster_kinds import CommandCluster
 from workflows.preparation.derived_rows import (
     RowsRequest,
     compute_rows,
-    requested_splits,
     rows_cluster,
 )
 from workflows.preparation.options import FeaturesOptions
+from workflows.preparation.stored_splits import requested_splits
 
 
 def run_features(options: FeaturesOptions) -> int:

@@ -27,7 +27,7 @@ from pipeline.store.open import open_objects
 from pipeline.store.split import Split
 from workflows import cluster_kinds
 from workflows.cluster_kinds import CommandCluster
-from workflows.preparation.derived_rows import requested_splits
+from workflows.preparation.stored_splits import requested_splits
 from workflows.runs.dataset_card import dataset_card
 from workflows.runs.options import ExportOptions
 from workflows.terminal.formatting import counted

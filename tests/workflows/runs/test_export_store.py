@@ -24,7 +24,7 @@ from pipeline.store import arrays, layout, records
 from pipeline.store.encoded_shard import read_rows_of_shard
 from pipeline.store.open import open_objects
 from pipeline.store.split import open_split
-from tests.commands import run, start, wait_until
+from tests.commands import ROOT, run, start, wait_until
 from tests.encoded import prepare_encoded
 from tests.images import make_folder
 from tests.inline import no_cluster, run_here
@@ -351,6 +351,22 @@ def test_large_groups_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
         assert archive.getnames() == ["000000007.jpg", "000000007.json"]
         facts = json.loads(archive.extractfile("000000007.json").read())  # type: ignore[union-attr]
     assert facts == {"key": "k", "wnid": "", "words": "", "row": 7}
+
+
+def test_an_export_of_a_store_does_without_torch(store: Path, tmp_path: Path) -> None:
+    """Whoever prepares stores need not have it."""
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from workflows.cli import main; sys.exit(main())\n"
+    )
+    words = ("export", store, "--to", "parquet", "--split", "val", "--size", 99, "-o", tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "99 px" in done.stderr
+    assert "torch" not in done.stderr
 
 
 @pytest.mark.slow

@@ -14,9 +14,9 @@ from workflows import cluster_kinds
 from workflows.preparation.derived_rows import (
     RowsRequest,
     compute_rows,
-    requested_splits,
     rows_cluster,
 )
+from workflows.preparation.stored_splits import requested_splits
 from workflows.runs.options import UpscaleOptions
 from workflows.superres.derived_rows import UpscalerNetwork, UpscaleTaskConfig, weights_digest
 from workflows.superres.model import TrainedUpscaler, open_upscaler
