@@ -17,7 +17,7 @@ from pipeline.backbone.transform import Transform
 from pipeline.errors import TesseraeError
 
 
-def save_backbone(backbone: Backbone, folder: str | os.PathLike[str]) -> None:
+def save_backbone(backbone: Backbone, folder: str | os.PathLike[str], *, card: str = "") -> None:
     """Write `config.json`, `model.safetensors` and `preprocessor_config.json` into a new folder.
 
     The whole network is written, including the blocks after a cut; a pooler that was not trained is
@@ -27,6 +27,7 @@ def save_backbone(backbone: Backbone, folder: str | os.PathLike[str]) -> None:
     Args:
         backbone: A network of `transformers`, which is not changed.
         folder: The target folder, which must not exist; folders above it are created.
+        card: The content of `README.md` beside them (default: no such file).
 
     Raises:
         TesseraeError: The folder exists, or the network is not of `transformers`.
@@ -34,7 +35,7 @@ def save_backbone(backbone: Backbone, folder: str | os.PathLike[str]) -> None:
     """
     if not hasattr(backbone.model, "save_pretrained"):
         raise TesseraeError(f"{backbone.name} is a part of a model, and cannot be saved alone.")
-    save_model(backbone.model, backbone.trained_weights(), backbone.transform, folder)
+    save_model(backbone.model, backbone.trained_weights(), backbone.transform, folder, card=card)
 
 
 def save_model(
@@ -42,6 +43,8 @@ def save_model(
     weights: Mapping[str, Tensor],
     transform: Transform,
     folder: str | os.PathLike[str],
+    *,
+    card: str = "",
 ) -> None:
     """Write a model of `transformers` as `save_backbone` does.
 
@@ -50,6 +53,7 @@ def save_model(
         weights: The weights by name, as its `state_dict` names them.
         transform: The preprocessing of its images.
         folder: The target folder, which must not exist; folders above it are created.
+        card: The content of `README.md` beside them (default: no such file).
 
     Raises:
         TesseraeError: The folder exists.
@@ -69,6 +73,8 @@ def save_model(
         model.save_pretrained(partial, state_dict=stored)
         processor_config = json.dumps(_processor_config(transform), indent=2) + "\n"
         (partial / "preprocessor_config.json").write_text(processor_config, encoding="utf-8")
+        if card:
+            (partial / "README.md").write_text(card, encoding="utf-8")
         partial.chmod(0o755)  # mkdtemp makes it private
         partial.rename(target)
     finally:

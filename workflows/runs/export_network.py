@@ -11,6 +11,7 @@ from pipeline.backbone.save import save_backbone, save_model
 from pipeline.errors import TesseraeError
 from workflows.classify import model as classify
 from workflows.devise.model import open_devise_model
+from workflows.runs.model_card import model_card
 from workflows.runs.options import ExportOptions
 from workflows.superres import model as superres
 from workflows.training.run_folder import RunFolder
@@ -41,9 +42,9 @@ def run_export_network(options: ExportOptions) -> int:
     folder = options.out or run / "trunk"
     stage = RunFolder(run).read_options()["options"].get("stage")
     if stage == classify.STAGE:
-        _export_classifier(run, folder)
+        _export_classifier(run, folder, options.licence)
     elif stage == "devise":
-        _export_devise_trunk(run, folder)
+        _export_devise_trunk(run, folder, options.licence)
     elif stage == superres.STAGE:
         _export_upscaler(run, options.out or run / "upscaler.onnx")
     else:
@@ -54,12 +55,19 @@ def run_export_network(options: ExportOptions) -> int:
     return 0
 
 
-def _export_classifier(run: Path, out: Path) -> None:
+def _export_classifier(run: Path, out: Path, licence: str | None) -> None:
     trained = classify.open_classifier(run)
     classifier, size = trained.classifier, trained.size
     transform = replace(classifier.transform, size=size, crop_share=trained.crop_share)
-    save_model(classifier.model, classifier.model.state_dict(), transform, out)
     name = type(classifier.model).__name__
+    card = model_card(
+        RunFolder(run),
+        title=f"{name}, a classifier of {len(trained.names):,} classes for images of {size} px",
+        task="image-classification",
+        step=trained.step,
+        licence=licence,
+    )
+    save_model(classifier.model, classifier.model.state_dict(), transform, out, card=card)
     print(
         f"{out}: {name} of step {trained.step:,} of {run}, with {len(trained.names):,} classes,"
         f" for images of {size} px"
@@ -71,7 +79,7 @@ def _export_classifier(run: Path, out: Path) -> None:
         )
 
 
-def _export_devise_trunk(run: Path, out: Path) -> None:
+def _export_devise_trunk(run: Path, out: Path, licence: str | None) -> None:
     model = open_devise_model(run, torch.device("cpu"))
     if model.trunk_state is None:
         raise TesseraeError(
@@ -80,7 +88,14 @@ def _export_devise_trunk(run: Path, out: Path) -> None:
         )
     # It was trained on the largest squares of pictures, or on crops of any part.
     model.trunk.transform = replace(model.trunk.transform, crop_share=1.0)
-    save_backbone(model.trunk, out)
+    card = model_card(
+        RunFolder(run),
+        title=f"{model.trunk.name}, the trunk of DeViSE for images of {model.size} px",
+        task="image-feature-extraction",
+        step=model.step,
+        licence=licence,
+    )
+    save_backbone(model.trunk, out, card=card)
     rows = "" if model.encoded is None else f" of the encoded rows {model.encoded}"
     print(
         f"{out}: {model.trunk.name} of step {model.step:,} of {run}, trained on images of"

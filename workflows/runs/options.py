@@ -104,10 +104,10 @@ class ExportOptions(ClusterOptions):
     )
     licence: str | None = option(
         None,
-        "licence of the images for the card of the data set, such as cc-by-4.0",
+        "licence that the card (README.md) of the data set or of the network states, such as"
+        " cc-by-4.0; an ONNX file has no card",
         implied="unknown",
         metavar="NAME",
-        group=_ROWS,
     )
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from pipeline.backbone.load import open_backbone
@@ -146,7 +147,7 @@ def test_the_output_says_what_was_written(
         )
         assert ("import pipeline.backbone.small_images" in text) == ours
         assert {path.name for path in out.iterdir()} == {
-            "config.json", "model.safetensors", "preprocessor_config.json",
+            "README.md", "config.json", "model.safetensors", "preprocessor_config.json",
         }  # fmt: skip
 
 
@@ -197,3 +198,27 @@ def test_features_of_a_store_are_those_of_the_exported_trunk(folder: Path) -> No
     torch.testing.assert_close(
         backbone.extract(batch.images), expected.pooler_output.flatten(1), **CLOSE
     )
+
+
+def test_the_card_states_what_the_network_was_trained_with(folder: Path, tmp_path: Path) -> None:
+    """Options, data, versions and the last evaluation of the run; the licence is an option."""
+    run = folder / "resnet9"
+    words = ("export", str(run), "--out", str(tmp_path / "model"), "--licence", "mit")
+    assert main(list(words)) == 0
+
+    _, header, page = (tmp_path / "model" / "README.md").read_text().split("---\n", 2)
+
+    assert yaml.safe_load(header) == {
+        "license": "mit",
+        "library_name": "transformers",
+        "pipeline_tag": "image-classification",
+        "tags": ["tesserae"],
+    }
+    record = RunFolder(run).read_options()
+    look = [line for line in RunFolder(run).metrics() if line.get("what") == "look"][-1]
+    assert f"| Evaluation during training, at step {look['step']:,} | |" in page
+    assert f"| held_out_accuracy | {look['held_out_accuracy']:.6g} |" in page
+    assert f"| network | {record['options']['network']} |" in page
+    assert f"| plan | {record['data']['plan']} |" in page
+    assert f"| torch | {record['versions']['torch']} |" in page
+    assert "license: unknown" in (run / "trunk" / "README.md").read_text()

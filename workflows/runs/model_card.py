@@ -1,0 +1,71 @@
+"""The card of an exported network: what it was trained on and with, and how well it did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from workflows.training.run_folder import RunFolder
+
+MAX_LISTED = 12
+"""The number of values of a list, such as that of the classes, on the card."""
+
+
+def model_card(run: RunFolder, *, title: str, task: str, step: int, licence: str | None) -> str:
+    """Return the README.md of an exported network: facts in YAML, and a page in Markdown.
+
+    Args:
+        run: The folder of the run.
+        title: What the network is, as a heading.
+        task: The task by which the hub is searched, such as `image-classification`.
+        step: The number of complete steps at the exported checkpoint.
+        licence: The licence of the weights, as an identifier of the hub; None is unknown.
+
+    Raises:
+        TesseraeError: The options or the metrics of the run are invalid.
+    """
+    record = run.read_options()
+    facts = {
+        "license": licence or "unknown",
+        "library_name": "transformers",
+        "pipeline_tag": task,
+        "tags": ["tesserae"],
+    }
+    header = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=100)
+    looks = [line for line in run.metrics() if line.get("what") == "look" and line["step"] <= step]
+    command = f"tesserae train {record['options'].get('stage', '')}"
+    lines = [
+        f"# {title}",
+        "",
+        f"Trained by `{command}`; the weights are those of step {step:,}.",
+        "",
+        *_evaluation(looks),
+        *_table("Option", record["options"]),
+        *_table("Data", record.get("data") or {}),
+        *_table("Version at the start of the run", record.get("versions") or {}),
+    ]
+    return f"---\n{header}---\n\n" + "\n".join(lines)
+
+
+def _evaluation(looks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the last evaluation before the checkpoint as a table; nothing without one."""
+    if not looks:
+        return []
+    last = looks[-1]
+    values = {n: v for n, v in last.items() if n not in ("step", "generation", "what")}
+    return _table(f"Evaluation during training, at step {last['step']:,}", values)
+
+
+def _table(title: str, values: Mapping[str, Any]) -> list[str]:
+    rows = [f"| {name} | {_text(value)} |" for name, value in values.items() if value is not None]
+    return [f"| {title} | |", "|---|---|", *rows, ""] if rows else []
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        more = f", ... ({len(value):,} in total)" if len(value) > MAX_LISTED else ""
+        return ", ".join(map(_text, value[:MAX_LISTED])) + more
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")
