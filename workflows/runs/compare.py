@@ -195,11 +195,16 @@ def _chart(title: str, curves: Sequence[_Curve], runs: Sequence[ComparedRun]) ->
                 y = [math.nan if logarithmic and value <= 0 else value for _, value in points]
                 label = runs[curve.run].label
                 count = len(points)
-                data = {"x": [x for x, _ in points], "y": y, "name": [curve.name] * count}
+                data: dict[str, Any] = {
+                    "x": [x for x, _ in points],
+                    "y": y,
+                    "name": [curve.name] * count,
+                    "run": [label] * count,
+                }
                 line = plot.line(
                     "x",
                     "y",
-                    source={**data, "run": [label] * count},
+                    source=data,
                     color=colours[curve.run % len(colours)],
                     line_dash=DASHES[names.index(curve.name) % len(DASHES)],
                     alpha=alpha,
@@ -219,15 +224,13 @@ def _plot(title: str, scale: Literal["linear", "log"]) -> figure:
     from bokeh.models import HoverTool
     from bokeh.plotting import figure
 
-    plot: figure = figure(
-        title=title,
-        height=320,
-        sizing_mode="stretch_width",
-        x_axis_label="step",
-        y_axis_type=scale,
-        tools="pan,box_zoom,wheel_zoom,reset,save",
-        active_scroll=None,
-    )
+    options: dict[str, Any] = {
+        "x_axis_label": "step",
+        "y_axis_type": scale,
+        "tools": "pan,box_zoom,wheel_zoom,reset,save",
+        "active_scroll": None,
+    }
+    plot: figure = figure(title=title, height=320, sizing_mode="stretch_width", **options)
     tips = [("run", "@run"), ("curve", "@name"), ("step", "@x{0,0}"), ("value", "@y{0.0000}")]
     plot.add_tools(HoverTool(tooltips=tips, mode="mouse", line_policy="nearest"))
     plot.toolbar.logo = None

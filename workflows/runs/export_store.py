@@ -28,6 +28,7 @@ from pipeline.store.split import Split
 from workflows import cluster_kinds
 from workflows.cluster_kinds import CommandCluster
 from workflows.preparation.stored_splits import requested_splits
+from workflows.runs.croissant import CROISSANT, croissant
 from workflows.runs.dataset_card import dataset_card
 from workflows.runs.options import ExportOptions
 from workflows.terminal.formatting import counted
@@ -78,6 +79,8 @@ def run_export_store(options: ExportOptions) -> int:
                     _export_split(options.to, out, array, split, cluster)
             card = dataset_card(splits, array, options.to, licence=options.licence)
             write_file(out / CARD, [card.encode()], durable=True)
+            described = croissant(splits, array, options.to, name=out.name, licence=options.licence)
+            write_file(out / CROISSANT, [described], durable=True)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("Run the same command again to continue.") from None
     rows = sum(len(split.readable_rows) for split in splits)

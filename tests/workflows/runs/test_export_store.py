@@ -179,7 +179,9 @@ def test_encoded_rows_are_exported_byte_for_byte(
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    files = [file for file in folder.rglob("*") if file.is_file()]
+    """Return the files of an export, but the description that has the name of the folder."""
+    names = [file for file in folder.rglob("*") if file.is_file()]
+    files = [file for file in names if file.name != "croissant.json"]
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
@@ -313,6 +315,63 @@ def test_the_card_states_where_rows_come_from(store: Path, tmp_path: Path, expor
     recipe = records.load_recipe(open_objects(str(store)))
     assert recipe.digest in page
     assert f"| `train` | {NUM_ROWS - BAD} | {BAD} | 3 |" in page
+
+
+@pytest.mark.parametrize("to", EXPORT_FORMATS)
+def test_croissant_is_valid_and_yields_the_rows(
+    store: Path, tmp_path: Path, export: Export, to: str
+) -> None:
+    """The library of MLCommons finds no error, and reads equal rows and the classes."""
+    pytest.importorskip("mlcroissant")
+    out = tmp_path / "images"
+    words = ("--to", to, "--size", 8, "--licence", "https://creativecommons.org/licenses/by/4.0/")
+    assert export(store, *words, "-o", out)[0] == 0
+
+    # In a process of its own: the library leaves files open, and parts of it are deprecated.
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", READ_CROISSANT, out / "croissant.json"],
+        capture_output=True, text=True, check=True, timeout=100,
+    )  # fmt: skip
+
+    found = json.loads(done.stdout)
+    assert (found["errors"], found["name"]) == ([], "images")
+    if to == "webdataset":
+        assert found["records"] == {}
+        return
+    for split in ("train", "val"):
+        expected = stored(store, split, "8")
+        assert [record["row"] for record in found["records"][split]] == sorted(expected)
+        for record in found["records"][split]:
+            key, wnid, label, content = expected[record["row"]]
+            assert (record["key"], record["wnid"], record["label"]) == (key, wnid, label)
+            assert equal(Image.fromarray(np.array(record["image"], np.uint8)), content)
+    classes = open_split(open_objects(str(store)), "train", []).recipe.classes
+    assert found["records"]["classes"] == [
+        {"label": label, "wnid": wnid, "name": name}
+        for label, ((wnid, _), name) in enumerate(zip(classes, class_names(classes), strict=True))
+    ]
+
+
+READ_CROISSANT = """
+import json, sys
+import mlcroissant, numpy
+
+def plain(value):
+    if isinstance(value, bytes):
+        return value.decode()
+    return numpy.asarray(value).tolist()
+
+data = mlcroissant.Dataset(jsonld=sys.argv[1])
+records = {
+    each.id: [
+        {name.partition("/")[2]: plain(value) for name, value in record.items()}
+        for record in data.records(each.id)
+    ]
+    for each in data.metadata.record_sets
+}
+errors = sorted(data.metadata.issues.errors)
+print(json.dumps({"errors": errors, "name": data.metadata.name, "records": records}))
+"""
 
 
 def test_classes_of_one_name_are_told_apart() -> None:
