@@ -130,9 +130,9 @@ def test_the_import_of_the_interface_loads_no_library(tmp_path: Path) -> None:
 
 def test_a_missing_library_is_reported_with_its_extra(tmp_path: Path) -> None:
     """The message is that of the command."""
-    code = "import sys; sys.modules['torch'] = None; import tesserae; tesserae.Loader"
+    code = "import sys; sys.modules['torch'] = None; import tesserae; tesserae.SplitDataset"
     done = run_python("-c", code, folder=tmp_path)
-    assert "tesserae.Loader needs torch: run `make setup EXTRAS=train`." in done.stderr
+    assert "tesserae.SplitDataset needs torch: run `make setup EXTRAS=train`." in done.stderr
 
 
 def prepare_words(source: Path, store: Path) -> list[object]:
