@@ -24,6 +24,8 @@ MAX_BYTES = 2**28
 
 TRACKING = "tracking"
 """The folder of a run in which `workflows.tracking` keeps positions and outputs of trackers."""
+TRACKERS = ("tensorboard", "wandb", "mlflow")
+"""The names of trackers, which are those of their folders in that of a run, too."""
 
 CheckpointName = Annotated[
     str, pattern(r"\d{6}-\d{12}", "a checkpoint, six digits, '-' and twelve")

@@ -195,7 +195,8 @@ class RunFolder:
         # A command that was killed in `create_or_continue` may have left some of these files.
         written = {file.name, *files}
         own_names = {self._checkpoints.name, self._generations.name, TEMPORARY, *written}
-        own_names.add(records.TRACKING)  # a tracker may wait for this run to begin
+        # A tracker may wait for this run to begin, or have seen one that was discarded.
+        own_names |= {records.TRACKING, *records.TRACKERS}
         own_names.add("lost+found")  # the folder may be the root of a disk
         own_names |= {Path(name).with_suffix(".new").name for name in written}
         if self.path.is_dir() and any(path.name not in own_names for path in self.path.iterdir()):
@@ -233,9 +234,15 @@ class RunFolder:
         if self._written:  # otherwise the folder held other files before this run
             own_files += self._generations.glob("??????.json")
             own_files += (self.path / "meetings").glob("??????.json")
+        tracking = self.path / records.TRACKING
+        for name in records.TRACKERS:
+            own_files += (tracking / f"{name}.json", tracking / f"{name}.log")
         for file in own_files:
             file.unlink(missing_ok=True)
-        names = (self._generations.name, self._checkpoints.name, "meetings", TEMPORARY)
+        names = (
+            *(self._generations.name, self._checkpoints.name, "meetings"),
+            *(records.TRACKING, TEMPORARY),
+        )
         folders = [self.path / name for name in names]
         for path in (*folders, *created):
             with suppress(OSError):  # it is missing, or holds files that are not ours

@@ -20,6 +20,8 @@ from tests.commands import ROOT
 from workflows.tracking import launch
 from workflows.tracking.launch import check_trackers, tracked
 from workflows.tracking.tracker import TRACKERS, TrackerEntry
+from workflows.training import records
+from workflows.training.run_folder import RunFolder
 
 LOSSES = [(1, 0.5), (2, 0.25), (3, None), (4, 0.125)]
 GRID = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
@@ -243,6 +245,29 @@ def test_a_tracker_hears_how_the_training_ended(
 
     assert raised is error
     assert (run / "tracking" / "odd.log").read_text() == f"{['odd', str(run)]} {word!r}\n"
+
+
+def test_a_run_that_never_took_a_step_leaves_nothing_of_its_trackers(tmp_path: Path) -> None:
+    """A later run in the folder is not refused for what a tracker has left there itself."""
+    run = RunFolder(tmp_path / "run")
+    options = {"stage": "wgan", "steps": 4}
+    run.path.mkdir()
+    (run.path / "tracking").mkdir()
+    run.create_or_continue(options, {})
+    for name in ("tensorboard.json", "tensorboard.log"):
+        (run.path / "tracking" / name).write_text("x")
+    (run.path / "tensorboard").mkdir()
+    (run.path / "tensorboard" / "events").write_text("x")
+
+    run.discard([])
+
+    assert [path.name for path in run.path.iterdir()] == ["tensorboard"]
+    RunFolder(run.path).create_or_continue(options, {})
+
+
+def test_the_trackers_are_those_that_a_run_folder_knows() -> None:
+    """Their folders are no files of somebody else."""
+    assert tuple(TRACKERS) == records.TRACKERS
 
 
 def test_a_missing_library_is_an_error_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
