@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import TesseraeError
 from pipeline.installation import install_advice
@@ -54,6 +55,14 @@ class HubFolder(RemoteFolder):
         """Write a small file with a commit of its own, and replace one of this name."""
         self._commit([(data, name)])
 
+    def remove(self, name: str) -> None:
+        """Remove a file with a commit of its own; one that is not there is not an error."""
+        if self.num_bytes(name) is None:
+            return
+        path = f"{self._prefix}/{name}".lstrip("/")
+        operations = [self._hub.CommitOperationDelete(path_in_repo=path)]
+        self._try(f"remove {name} of", lambda: self._send(operations, f"Remove {name}"))
+
     def upload(self, files: Sequence[tuple[Path, str]]) -> None:
         """Upload files with one commit, and replace those of these names.
 
@@ -73,21 +82,26 @@ class HubFolder(RemoteFolder):
         return super().num_bytes(name)
 
     def _commit(self, contents: Sequence[tuple[str | bytes, str]]) -> None:
+        operations = [
+            self._hub.CommitOperationAdd(
+                path_in_repo=f"{self._prefix}/{name}".lstrip("/"), path_or_fileobj=content
+            )
+            for content, name in contents
+        ]
+
         def commit() -> None:
             self._api.create_repo(
                 self._repository, repo_type=self._kind, private=True, exist_ok=True
             )
-            self._api.create_commit(
-                self._repository,
-                [
-                    self._hub.CommitOperationAdd(
-                        path_in_repo=f"{self._prefix}/{name}".lstrip("/"), path_or_fileobj=content
-                    )
-                    for content, name in contents
-                ],
-                repo_type=self._kind,
-                revision=self._revision,
-                commit_message=f"Push {len(contents)} files",
-            )
+            self._send(operations, f"Push {len(contents)} files")
 
         self._try(f"write {contents[0][1]} to", commit)
+
+    def _send(self, operations: Sequence[Any], message: str) -> None:
+        self._api.create_commit(
+            self._repository,
+            operations,
+            repo_type=self._kind,
+            revision=self._revision,
+            commit_message=message,
+        )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,11 @@ DIGESTS = "digests.json"
 """The digests of the files of a folder, by length and time of change, in its folder `.tmp`."""
 HASHING_THREADS = 4
 """The number of files that are read at once to compute their digests."""
+
+UNFINISHED = re.compile(r"\..+\.[0-9a-f]{12}\.new")
+"""The names of files that are still being written, as `pipeline.filesystem.replacing` has them."""
+Stamp = tuple[int, int, int, int]
+"""The length of a file, its times of change in ns (of content, and of any kind), and its inode."""
 
 Sha256 = Annotated[str, pattern(r"[0-9a-f]{64}", "64 hexadecimal digits")]
 
@@ -83,34 +89,78 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
 def files_of(folder: Path) -> Iterator[str]:
     """Yield the names of the files of a folder that are pushed, relative to it and with `/`.
 
-    Temporary files (`.tmp`, and names that begin with a point and end in `.new`) and an earlier
+    What is being written there (`.tmp`, and names such as `.file.0123456789ab.new`) and an earlier
     manifest are left out.
 
     Args:
         folder: The folder.
 
     Raises:
-        TesseraeError: A file or folder is a link, or something else than a file.
+        TesseraeError: A file or folder is a link, something else than a file, or has a name that
+            not every file system has.
+        OSError: A folder cannot be read.
     """
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        hidden = path.name.startswith(".") and path.name.endswith(".new")
-        if name.split("/")[0] == TEMPORARY or hidden or name == MANIFEST:
-            continue
-        if path.is_symlink():
-            raise TesseraeError(f"{path} is a link: only files of the folder itself are pushed.")
-        if path.is_dir():
-            continue
-        if not path.is_file():
-            raise TesseraeError(f"{path} is no file. Remove it, then push again.")
-        yield name
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for root, folders, files in os.walk(folder, onerror=refuse):
+        for entry in sorted([*folders, *files]):
+            path = Path(root, entry)
+            name = path.relative_to(folder).as_posix()
+            if name in (TEMPORARY, MANIFEST) or UNFINISHED.fullmatch(entry):
+                continue
+            _check_entry(folder, path, name)
+            if path.is_file():
+                yield name
+        folders[:] = sorted({*folders} - ({TEMPORARY} if Path(root) == folder else set()))
 
 
-def read_manifest_of(folder: Path, count: Callable[[], None]) -> Manifest:
-    """Return the manifest of a folder, for which its files are read.
+def _check_entry(folder: Path, path: Path, name: str) -> None:
+    if path.is_symlink():
+        raise TesseraeError(f"{path} is a link: only files of the folder itself are pushed.")
+    if not path.is_file() and not path.is_dir():
+        raise TesseraeError(f"{path} is no file. Remove it, then push again.")
+    try:
+        check_name(name)
+    except StoreDamagedError as e:
+        raise TesseraeError(f"{folder} cannot be pushed: {e}") from e
 
-    A digest is computed once: it is kept in the folder, and used while length and time of change
-    of the file stay the same.
+
+def stamp_of(path: Path) -> Stamp:
+    """Return what changes whenever a file is written or replaced.
+
+    Args:
+        path: The path of the file.
+    """
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+
+
+def check_unchanged(folder: Path, stamps: Mapping[str, Stamp]) -> None:
+    """Raise an error if a file is not what its digest was computed of.
+
+    Args:
+        folder: The folder.
+        stamps: The stamps of files by name, from `read_manifest_of`.
+
+    Raises:
+        TesseraeError: A file has changed, or is gone.
+    """
+    for name, stamp in stamps.items():
+        try:
+            same = stamp_of(folder / name) == stamp
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise TesseraeError(f"{folder / name} has changed during the push. Push again.")
+
+
+def read_manifest_of(folder: Path, count: Callable[[], None]) -> tuple[Manifest, dict[str, Stamp]]:
+    """Return the manifest of a folder, for which its files are read, and the stamps of the files.
+
+    A digest is computed once: it is kept in the folder, and used while the stamp of the file stays
+    the same.
 
     Args:
         folder: The folder.
@@ -125,20 +175,15 @@ def read_manifest_of(folder: Path, count: Callable[[], None]) -> Manifest:
     names = list(files_of(folder))
     if not names:
         raise TesseraeError(f"{folder} has no files.")
-    facts: dict[str, tuple[int, int, str]] = {}
+    digests: dict[str, tuple[Stamp, str]] = {}
 
     def digest(name: str) -> None:
-        path = folder / name
-        stat = path.stat()
-        stamp = (stat.st_size, stat.st_mtime_ns)
+        stamp = stamp_of(folder / name)
         entry = known.get(name)
-        sha256 = entry[2] if entry is not None and entry[:2] == stamp else file_sha256(path)
-        now = path.stat()
-        if (now.st_size, now.st_mtime_ns) != stamp:
-            raise TesseraeError(
-                f"{path} has changed while it was read. Push again when it is idle."
-            )
-        facts[name] = (*stamp, sha256)
+        known_digest = entry[1] if entry is not None and entry[0] == stamp else None
+        sha256 = known_digest or file_sha256(folder / name)
+        check_unchanged(folder, {name: stamp})
+        digests[name] = (stamp, sha256)
         count()
 
     try:
@@ -148,16 +193,22 @@ def read_manifest_of(folder: Path, count: Callable[[], None]) -> Manifest:
         # Also after Ctrl-C: what is known need not be read again.
         with suppress(OSError):
             cache.parent.mkdir(exist_ok=True)
-            write_file(cache, [json.dumps({**known, **facts}).encode()], durable=False)
-    return {name: FileFacts(facts[name][0], facts[name][2]) for name in names}
+            write_file(cache, [json.dumps({**known, **digests}).encode()], durable=False)
+    stamps = {name: digests[name][0] for name in names}
+    return {name: FileFacts(stamps[name][0], digests[name][1]) for name in names}, stamps
 
 
-def _read_cache(file: Path) -> dict[str, tuple[int, int, str]]:
+def _read_cache(file: Path) -> dict[str, tuple[Stamp, str]]:
     try:
         entries = json.loads(file.read_bytes())
-        return {name: (int(a), int(b), str(c)) for name, (a, b, c) in entries.items()}
+        return {name: (_stamp(stamp), str(digest)) for name, (stamp, digest) in entries.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
+
+
+def _stamp(values: Sequence[int]) -> Stamp:
+    size, modified, changed, inode = map(int, values)
+    return size, modified, changed, inode
 
 
 def file_sha256(path: Path) -> str:

@@ -17,6 +17,9 @@ class PushOptions(Options):
         "URL that its files are copied to, such as s3://bucket/imagenet or hf://datasets/me/set",
         metavar="URL",
     )
+    again: bool = option(
+        False, "copy all files, also those that an earlier push has copied with the same digest"
+    )
     threads: int = option(8, "number of files that are uploaded at once", minimum=1, maximum=256)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 import threading
+import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.confined import confined_path
@@ -54,7 +56,10 @@ def run_pull(options: PullOptions) -> int:
         )
     files = decode_manifest(data, f"{options.url}/{MANIFEST}")
     folder = options.folder.expanduser().absolute()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as e:
+        raise TesseraeError(f"{options.folder} is no folder.") from e
     try:
         with Progress("check", rows=len(files), unit="files") as progress:
             todo = _missing(folder, files, progress, options.threads)
@@ -63,6 +68,7 @@ def run_pull(options: PullOptions) -> int:
             _download_all(folder, remote, todo, progress, options.threads)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("Run the same command again to continue.") from None
+    stale = _stale_files(folder, files)
     write_file(folder / MANIFEST, [encode_manifest(files)], durable=True)
     total = sum(facts.num_bytes for facts in files.values())
     print(
@@ -70,6 +76,12 @@ def run_pull(options: PullOptions) -> int:
         f" digests; {len(todo):,} of them were copied now.",
         flush=True,
     )
+    if stale:
+        print(
+            f"notice: {options.folder} still has {counted(len(stale), 'file')} of an earlier pull"
+            f" that {options.url} has no more, such as {stale[0]}. Remove what you do not need.",
+            flush=True,
+        )
     return 0
 
 
@@ -127,8 +139,14 @@ def _download_all(
 
 
 def _download(path: Path, remote: RemoteFolder, name: str, facts: FileFacts) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.pull.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as e:
+        raise TesseraeError(f"{path.parent} is no folder: {name} cannot be written.") from e
+    if path.is_dir() and not path.is_symlink():
+        raise TesseraeError(f"{path} is a folder, where a file is to be. Remove it.")
+    # A name that nobody can have made a link of before.
+    part = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:12]}.new")
     try:
         for attempt in range(ATTEMPTS):
             remote.download(name, part)
@@ -140,7 +158,15 @@ def _download(path: Path, remote: RemoteFolder, name: str, facts: FileFacts) -> 
                 raise TesseraeError(
                     f"{name} of {remote.url} has {found.num_bytes:,} bytes and the digest"
                     f" {found.sha256[:16]}: expected {facts.num_bytes:,} and {facts.sha256[:16]}."
-                    " Push the folder again."
+                    " Push the folder once more, with --again."
                 )
     finally:
         part.unlink(missing_ok=True)
+
+
+def _stale_files(folder: Path, files: dict[str, FileFacts]) -> list[str]:
+    """Return the files of an earlier pull that are still there and are not pushed any more."""
+    with suppress(OSError, TesseraeError):
+        earlier = decode_manifest((folder / MANIFEST).read_bytes(), str(folder))
+        return [name for name in earlier if name not in files and (folder / name).is_file()]
+    return []

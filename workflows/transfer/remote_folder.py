@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -97,6 +98,22 @@ class RemoteFolder:
             self._files.pipe_file(self._path(name), data)
 
         self._try(f"write {name} to", put)
+
+    def remove(self, name: str) -> None:
+        """Remove a file; one that is not there is not an error.
+
+        Args:
+            name: The name, relative to the folder.
+
+        Raises:
+            TesseraeError: The request failed.
+        """
+
+        def remove() -> None:
+            with suppress(FileNotFoundError):
+                self._files.rm_file(self._path(name))
+
+        self._try(f"remove {name} of", remove)
 
     def upload(self, files: Sequence[tuple[Path, str]]) -> None:
         """Upload files, and replace those of these names.

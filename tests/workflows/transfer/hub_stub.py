@@ -89,12 +89,17 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.hub.fail_after is not None and len(self.hub.commits) >= self.hub.fail_after:
             self._answer(403, {"error": "the quota is exhausted"})
         else:
-            entries = [json.loads(line) for line in data.splitlines()]
-            added = [entry["value"] for entry in entries if entry["key"] == "file"]
-            files |= {file["path"]: base64.b64decode(file["content"]) for file in added}
-            self.hub.commits.append([file["path"] for file in added])
+            self._commit(files, [json.loads(line) for line in data.splitlines()])
             url = f"{self.hub.url}/{self._repository(parts)}/commit/{'0' * 40}"
             self._answer(200, {"commitUrl": url, "commitOid": "0" * 40})
+
+    def _commit(self, files: dict[str, bytes], entries: list[dict[str, Any]]) -> None:
+        for entry in entries:
+            if entry["key"] == "deletedFile":
+                files.pop(entry["value"]["path"])
+        added = [entry["value"] for entry in entries if entry["key"] == "file"]
+        files |= {file["path"]: base64.b64decode(file["content"]) for file in added}
+        self.hub.commits.append([file["path"] for file in added])
 
     def do_HEAD(self) -> None:
         """Answer as to GET, without the content."""

@@ -15,6 +15,7 @@ from tests.commands import ROOT
 from tests.workflows.transfer.hub_stub import Hub, serve_hub
 from workflows.transfer import hub_folder
 from workflows.transfer.manifest import MANIFEST, files_of
+from workflows.transfer.push import MARK
 from workflows.transfer.remote_folder import open_remote_folder
 
 pytest.importorskip("huggingface_hub")
@@ -72,12 +73,12 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 def test_a_repository_is_pushed_and_pulled(hub: Hub, folder: Path, tmp_path: Path) -> None:
-    """It is created private; files go in few commits, and the manifest in the last one."""
+    """It is created private; files go in few commits, and the manifest after them."""
     pushed = tesserae(hub, tmp_path, "push", folder, URL)
     assert (pushed.returncode, pushed.stderr) == (0, "")
     assert hub.private == {"datasets/me/set": True}
-    assert [len(commit) for commit in hub.commits] == [2, 2, 2, 1]
-    assert hub.commits[-1] == [MANIFEST]
+    assert [len(commit) for commit in hub.commits] == [1, 2, 2, 2, 1, 0]
+    assert (hub.commits[0], hub.commits[-2]) == ([MARK], [MANIFEST])
 
     pulled = tesserae(hub, tmp_path, "pull", URL, tmp_path / "copy")
 
@@ -88,7 +89,7 @@ def test_a_repository_is_pushed_and_pulled(hub: Hub, folder: Path, tmp_path: Pat
 
 def test_a_push_continues_after_the_hub_has_refused(hub: Hub, folder: Path, tmp_path: Path) -> None:
     """Commits that were made are not made again; what is not complete cannot be pulled."""
-    hub.fail_after = 1
+    hub.fail_after = 2  # the mark, and two files
     refused = tesserae(hub, tmp_path, "push", folder, f"{URL}/sub")
     assert refused.returncode == 1
     assert f"cannot write data/train-1.parquet to {URL}/sub" in refused.stderr

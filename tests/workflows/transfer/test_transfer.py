@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from workflows.transfer.manifest import (
     encode_manifest,
     files_of,
 )
+from workflows.transfer.push import MARK
 from workflows.transfer.remote_folder import RemoteFolder
 
 Call = Callable[..., tuple[int, str, str]]
@@ -56,7 +58,7 @@ def folder(tmp_path: Path) -> Path:
         file.write_bytes(bytes([number]) * (number * 1000))
     (root / TEMPORARY).mkdir()
     (root / TEMPORARY / "lock").write_text("x")
-    (root / ".half.new").write_text("x")
+    (root / ".half.0123456789ab.new").write_text("x")
     return root
 
 
@@ -189,6 +191,164 @@ def test_a_damaged_file_is_never_named(
     if change != "flipped":
         assert "; 1 of them" in tesserae("push", folder, url)[1]
         assert tesserae("pull", url, tmp_path / "copy")[0] == 0
+
+
+def test_pushes_of_two_folders_to_one_place_do_not_mix(tmp_path: Path, tesserae: Call) -> None:
+    """What a folder has copied there before counts only until another one copies something."""
+    url = tmp_path / "there"
+    for name, text in (("a", "one\n"), ("b", "two\n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "f").write_text(text)
+    for name in ("a", "b", "a", "b", "a"):
+        assert "; 1 of them" in tesserae("push", tmp_path / name, url)[1]
+        assert tesserae("pull", url, tmp_path / "copy")[0] == 0
+        assert contents(tmp_path / "copy") == contents(tmp_path / name)
+
+
+def test_a_push_that_broke_off_does_not_leave_the_manifest_of_another(
+    folder: Path, tmp_path: Path, tesserae: Call,
+    failing: Callable[[str, int, BaseException], None], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A machine without a record copies everything then, and the result can be pulled."""
+    url = tmp_path / "there"
+    assert tesserae("push", folder, url)[0] == 0
+    changed = Path(shutil.copytree(folder, tmp_path / "changed"))
+    (changed / "part 0" / "file-3").write_bytes(b"\5" * 3000)
+    failing("upload", 1, KeyboardInterrupt())
+    (changed / "part 1" / "file-4").write_bytes(b"\6" * 4000)
+    assert tesserae("push", changed, url, "--threads", 1)[0] == 130
+    monkeypatch.undo()
+    assert tesserae("pull", url, tmp_path / "copy")[0] == 1
+    shutil.rmtree(folder / TEMPORARY)
+
+    assert "; 12 of them" in tesserae("push", folder, url)[1]
+
+    assert tesserae("pull", url, tmp_path / "copy")[0] == 0
+    assert contents(tmp_path / "copy") == contents(folder)
+
+
+def test_again_repairs_what_is_damaged_with_the_same_length(
+    folder: Path, tmp_path: Path, tesserae: Call
+) -> None:
+    """As the message of the pull says."""
+    url = tmp_path / "there"
+    assert tesserae("push", folder, url)[0] == 0
+    (url / "part 0" / "file-6").write_bytes(b"\7" * 6000)
+    status, _, errors = tesserae("pull", url, tmp_path / "copy")
+    assert status == 1
+    assert "Push the folder once more, with --again." in errors
+
+    assert "; 12 of them" in tesserae("push", folder, url, "--again")[1]
+
+    assert tesserae("pull", url, tmp_path / "copy")[0] == 0
+
+
+@pytest.mark.parametrize("name", ["part 0/file-9", "part 2/file-2"])
+def test_a_file_that_changes_during_a_push_is_an_error(
+    folder: Path, tmp_path: Path, tesserae: Call, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Before it is copied, or after; the copy is not complete then."""
+    url = tmp_path / "there"
+    upload, calls = RemoteFolder.upload, itertools.count()
+
+    def change(self: RemoteFolder, files: Any) -> None:
+        if next(calls) == 6:
+            (folder / name).write_bytes((folder / name).read_bytes()[::-1])
+        upload(self, files)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteFolder, "upload", change)
+        status, _, errors = tesserae("push", folder, url, "--threads", 1)
+    assert status == 1
+    assert f"{name} has changed during the push" in errors
+    assert tesserae("pull", url, tmp_path / "copy")[0] == 1
+    assert tesserae("push", folder, url)[0] == 0
+    assert tesserae("pull", url, tmp_path / "copy")[0] == 0
+    assert contents(tmp_path / "copy") == contents(folder)
+
+
+def test_a_changed_file_of_the_same_length_and_time_is_copied(
+    folder: Path, tmp_path: Path, tesserae: Call
+) -> None:
+    """As programs that keep times write it."""
+    url, file = tmp_path / "there", folder / "part 1" / "file-1"
+    assert tesserae("push", folder, url)[0] == 0
+    before = file.stat()
+    file.write_bytes(rb"\9" * 1000)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert "; 1 of them" in tesserae("push", folder, url)[1]
+    assert (url / "part 1" / "file-1").read_bytes() == rb"\9" * 1000
+
+
+def test_a_second_push_at_once_is_found(
+    folder: Path, tmp_path: Path, tesserae: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one does not call complete what both have written."""
+    url = tmp_path / "there"
+    upload = RemoteFolder.upload
+
+    def interfere(self: RemoteFolder, files: Any) -> None:
+        upload(self, files)
+        self.write(MARK, b'{"identity": "another"}')
+
+    monkeypatch.setattr(RemoteFolder, "upload", interfere)
+    status, _, errors = tesserae("push", folder, url)
+    assert status == 1
+    assert "another push to" in errors
+    assert not (url / MANIFEST).exists()
+
+
+def test_a_pull_names_what_an_earlier_one_has_left(
+    folder: Path, tmp_path: Path, tesserae: Call
+) -> None:
+    """Such as the files of an export with another number of shards."""
+    url = tmp_path / "there"
+    assert tesserae("push", folder, url)[0] == 0
+    assert tesserae("pull", url, tmp_path / "copy")[0] == 0
+    (folder / "part 2" / "file-8").unlink()
+    assert "; 0 of them" in tesserae("push", folder, url)[1]
+    said = tesserae("pull", url, tmp_path / "copy")[1]
+    assert "still has 1 file of an earlier pull" in said
+    assert "such as part 2/file-8. Remove" in said
+
+
+def test_a_manifest_that_cannot_be_read_is_replaced(
+    folder: Path, tmp_path: Path, tesserae: Call
+) -> None:
+    """Nothing can be pulled with it, so that a push must be able to mend it."""
+    url = tmp_path / "there"
+    assert tesserae("push", folder, url)[0] == 0
+    (url / MANIFEST).write_text("[")
+    assert "; 12 of them" in tesserae("push", folder, url)[1]
+    assert tesserae("pull", url, tmp_path / "copy")[0] == 0
+
+
+def test_names_that_could_not_be_pulled_are_not_pushed(
+    folder: Path, tmp_path: Path, tesserae: Call
+) -> None:
+    """Nor is a folder into itself."""
+    (folder / "a\nb").write_text("x")
+    status, _, errors = tesserae("push", folder, tmp_path / "there")
+    assert status == 1
+    assert "cannot be pushed" in errors
+    assert not (tmp_path / "there").exists()
+    status, _, errors = tesserae("push", folder, folder / "copy")
+    assert status == 1
+    assert "a folder cannot be copied into itself" in errors
+
+
+def test_what_is_in_the_way_of_a_pull_is_named(
+    folder: Path, tmp_path: Path, tesserae: Call
+) -> None:
+    """A folder in place of a file, a file in place of a folder."""
+    url, copy = tmp_path / "there", tmp_path / "copy"
+    assert tesserae("push", folder, url)[0] == 0
+    (copy / "part 0" / "file-0").mkdir(parents=True)
+    assert "file-0 is a folder, where a file is to be" in tesserae("pull", url, copy)[2]
+    shutil.rmtree(copy / "part 0")
+    (copy / "part 0").write_text("x")
+    assert "part 0 is no folder" in tesserae("pull", url, copy)[2]
+    assert "is no folder" in tesserae("pull", url, copy / "part 0")[2]
 
 
 def test_failures_that_pass_are_tried_again(
