@@ -25,6 +25,8 @@ class ExportFormat(NamedTuple):
 
     file_name: str
     """The name of the file of a shard below the folder, with `split`, `shard` and `shards`."""
+    pattern: str
+    """The pattern of the names of all files of a split, which those of no other split match."""
     write: Callable[[Iterable[ExportedRow], Classes, BinaryIO], int]
     """A function that writes rows to a file and returns their number."""
 
@@ -34,13 +36,16 @@ def class_names(classes: Classes) -> list[str]:
 
     Args:
         classes: The wnid and the words of each class. Words that two classes share, such as the two
-            `crane` of ImageNet, are followed by the wnid.
+            `crane` of ImageNet, are followed by the wnid, and by the label if that is not enough.
     """
-    counts = Counter(words or wnid for wnid, words in classes)
-    names = []
-    for wnid, words in classes:
-        name = words or wnid
-        names.append(name if counts[name] == 1 else f"{name} ({wnid})")
+    names = [words or wnid for wnid, words in classes]
+    # Once more with the label, if words look like those that a wnid was added to.
+    for marks in ([wnid for wnid, _ in classes], range(len(classes))):
+        counts = Counter(names)
+        names = [
+            name if counts[name] == 1 else f"{name} ({mark})"
+            for name, mark in zip(names, marks, strict=True)
+        ]
     return names
 
 
@@ -152,7 +157,9 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 FORMATS = {
-    "parquet": ExportFormat("data/{split}-{shard:05d}-of-{shards:05d}.parquet", write_parquet),
-    "webdataset": ExportFormat("{split}-{shard:06d}.tar", write_webdataset),
+    "parquet": ExportFormat(
+        "data/{split}/{shard:05d}-of-{shards:05d}.parquet", "data/{split}/*.parquet", write_parquet
+    ),
+    "webdataset": ExportFormat("{split}/{shard:06d}.tar", "{split}/*.tar", write_webdataset),
 }
-"""The formats by name."""
+"""The formats by name. Each split has a folder, since its name may begin like that of another."""

@@ -37,6 +37,8 @@ class ExportedFile(NamedTuple):
     """A file that was written."""
 
     shard: int
+    name: str
+    """The name below the folder of the export, with `/`."""
     num_rows: int
     bytes_out: int
 
@@ -57,17 +59,16 @@ def open_exported_split(objects: Objects, split: str, array: str) -> Split:
     return open_split(objects, split, [int(array)])
 
 
-def exported_file(folder: Path, format: str, split: Split, shard: int) -> Path:
-    """Return the path of the file of one shard.
+def exported_name(format: str, split: Split, shard: int) -> str:
+    """Return the name of the file of one shard, below the folder of the export.
 
     Args:
-        folder: The folder of the export.
         format: The name of the format.
         split: The split.
         shard: The number of the shard, from 0.
     """
     name = FORMATS[format].file_name
-    return folder / name.format(split=split.plan.split, shard=shard, shards=split.plan.num_shards)
+    return name.format(split=split.plan.split, shard=shard, shards=split.plan.num_shards)
 
 
 def export_shard(task: ExportTask, shard: int) -> ExportedFile:
@@ -89,9 +90,10 @@ def export_shard(task: ExportTask, shard: int) -> ExportedFile:
             f"the rows of split {task.split!r} of {task.store} have changed during the export. Run"
             " it again with another --out."
         )
-    file = exported_file(Path(task.folder), task.format, split, shard)
+    name = exported_name(task.format, split, shard)
+    file = Path(task.folder, name)
     file.parent.mkdir(parents=True, exist_ok=True)
     rows = read_exported_rows(split, task.array, shard)
     with replacing(file, durable=True) as out:
         num_rows = FORMATS[task.format].write(rows, split.recipe.classes, out)
-    return ExportedFile(shard, num_rows, file.stat().st_size)
+    return ExportedFile(shard, name, num_rows, file.stat().st_size)

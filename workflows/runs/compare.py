@@ -14,7 +14,7 @@ import numpy as np
 from workflows.reports import html
 from workflows.reports.curve_names import curve_name_of
 from workflows.reports.table import Table
-from workflows.runs.curves import MEDIAN_STEPS, Points, read_curves, smoothed
+from workflows.runs.curves import MEDIAN_STEPS, RATE, Points, finite_values, read_curves, smoothed
 from workflows.terminal.formatting import three_digits
 from workflows.training.run_folder import RunFolder
 
@@ -29,6 +29,8 @@ DASHES = ("solid", "dashed", "dotted", "dotdash", "dashdot")
 """The lines of the curves of one run in one chart, such as of training and of held-out images."""
 SCALES, FORMS = ("Linear", "Log"), ("Smoothed", "Raw", "Both")
 """The labels of the buttons."""
+ALPHAS = ((1.0, 0.0), (0.0, 1.0), (1.0, 0.35))
+"""The opacity of smoothed and of raw lines in each of `FORMS`."""
 TEMPLATE = Path(__file__).with_name("templates") / "comparison.html"
 """The template of the page."""
 ABSENT = "-"
@@ -109,8 +111,7 @@ def _summary(runs: Sequence[ComparedRun]) -> Table:
     for run in runs:
         lines = run.folder.metrics()
         steps = [line for line in lines if line.get("what", "") == ""]
-        rates = [line["images_per_second"] for line in lines if line.get("what") == "speed"]
-        finite = [rate for rate in rates if rate is not None]
+        finite = finite_values((line for line in lines if line.get("what") == "speed"), RATE)
         rows.append(
             (
                 run.label,
@@ -190,7 +191,7 @@ def _chart(title: str, curves: Sequence[_Curve], runs: Sequence[ComparedRun]) ->
     plots = [_plot(title, "linear"), _plot(title, "log")]
     for plot, logarithmic in zip(plots, (False, True), strict=True):
         for curve in curves:
-            for points, renderers, alpha in ((curve.raw, raw, 0.35), (curve.smooth, smooth, 1.0)):
+            for points, renderers in ((curve.raw, raw), (curve.smooth, smooth)):
                 # Values without a logarithm leave a gap in the line.
                 y = [math.nan if logarithmic and value <= 0 else value for _, value in points]
                 label = runs[curve.run].label
@@ -207,9 +208,8 @@ def _chart(title: str, curves: Sequence[_Curve], runs: Sequence[ComparedRun]) ->
                     source=data,
                     color=colours[curve.run % len(colours)],
                     line_dash=DASHES[names.index(curve.name) % len(DASHES)],
-                    alpha=alpha,
+                    line_alpha=1.0 if renderers is smooth else 0.0,
                     line_width=2 if renderers is smooth else 1,
-                    visible=renderers is smooth,
                     legend_label=label if len(names) == 1 else f"{label}: {curve.name}",
                 )
                 renderers.append(line)
@@ -247,13 +247,16 @@ def _controls(charts: Sequence[_DrawnChart]) -> LayoutDOM:
     plots = [chart.scales for chart in charts]
     code = "plots.forEach(pair => pair.forEach((p, i) => { p.visible = i == cb_obj.active }))"
     scales.js_on_change("active", CustomJS(args={"plots": plots}, code=code))
+    # Whether a line is visible is for the legend, which switches both lines of a curve together.
     lines = {
-        "smooth": [line for chart in charts for line in chart.smooth],
-        "raw": [line for chart in charts for line in chart.raw],
+        "smooth": [line.glyph for chart in charts for line in chart.smooth],
+        "raw": [line.glyph for chart in charts for line in chart.raw],
+        "alphas": ALPHAS,
     }
     code = (
-        "smooth.forEach(line => { line.visible = cb_obj.active != 1 });"
-        "raw.forEach(line => { line.visible = cb_obj.active != 0 })"
+        "const [smoothed, raws] = alphas[cb_obj.active];"
+        "smooth.forEach(line => { line.line_alpha = smoothed });"
+        "raw.forEach(line => { line.line_alpha = raws })"
     )
     forms.js_on_change("active", CustomJS(args=lines, code=code))
     return row(scales, forms)

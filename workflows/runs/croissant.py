@@ -9,12 +9,14 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.export.formats import class_names
+from pipeline.export.formats import FORMATS, class_names
 from pipeline.installation import installed_version
 from pipeline.store.split import Split
 
 CROISSANT = "croissant.json"
 """The name of the file."""
+CLASSES = "store/classes"
+"""The identifier of the records of classes; no name of a split has a slash."""
 CONTEXT: dict[str, Any] = {
     "@language": "en",
     "@vocab": "https://schema.org/",
@@ -101,13 +103,13 @@ def croissant(
 
 
 def _files(split: str, format: str) -> dict[str, str]:
-    parquet = format == "parquet"
+    kind = "application/x-parquet" if format == "parquet" else "application/x-tar"
     return {
         "@type": "cr:FileSet",
-        "@id": f"{split}-files",
-        "name": f"{split}-files",
-        "encodingFormat": "application/x-parquet" if parquet else "application/x-tar",
-        "includes": f"data/{split}-*.parquet" if parquet else f"{split}-*.tar",
+        "@id": f"files/{split}",  # no name of a split has a slash
+        "name": f"files/{split}",
+        "encodingFormat": kind,
+        "includes": FORMATS[format].pattern.format(split=split),
     }
 
 
@@ -115,7 +117,7 @@ def _records(split: str) -> dict[str, Any]:
     fields = []
     for name, (kind, description) in COLUMNS.items():
         source: dict[str, Any] = {
-            "fileSet": {"@id": f"{split}-files"},
+            "fileSet": {"@id": f"files/{split}"},
             "extract": {"column": name},
         }
         if name == "image":
@@ -126,18 +128,18 @@ def _records(split: str) -> dict[str, Any]:
 
 def _classes(classes: Sequence[tuple[str, str]]) -> dict[str, Any]:
     fields = [
-        _field("classes", "label", "sc:Integer", "The number of the class."),
-        _field("classes", "wnid", "sc:Text", "The identifier of the class in the source."),
-        _field("classes", "name", "sc:Text", "The name of the class."),
+        _field(CLASSES, "label", "sc:Integer", "The number of the class."),
+        _field(CLASSES, "wnid", "sc:Text", "The identifier of the class in the source."),
+        _field(CLASSES, "name", "sc:Text", "The name of the class."),
     ]
     names = class_names(classes)
     data = [
-        {"classes/label": label, "classes/wnid": wnid, "classes/name": names[label]}
+        {f"{CLASSES}/label": label, f"{CLASSES}/wnid": wnid, f"{CLASSES}/name": names[label]}
         for label, (wnid, _) in enumerate(classes)
     ]
     return {
-        "@type": "cr:RecordSet", "@id": "classes", "name": "classes",
-        "key": {"@id": "classes/label"}, "field": fields, "data": data,
+        "@type": "cr:RecordSet", "@id": CLASSES, "name": CLASSES,
+        "key": {"@id": f"{CLASSES}/label"}, "field": fields, "data": data,
     }  # fmt: skip
 
 

@@ -34,6 +34,16 @@ def read_curves(lines: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, bool,
     yield RATE, True, _series(lines, "speed").get(RATE, [])
 
 
+def finite_values(lines: Iterable[Mapping[str, Any]], name: str) -> list[float]:
+    """Return the values of a metric, without those that lines lack or that were not finite.
+
+    Args:
+        lines: Lines of `metrics.jsonl`.
+        name: The name of the metric.
+    """
+    return [float(line[name]) for line in lines if line.get(name) is not None]
+
+
 def _series(lines: Iterable[Mapping[str, Any]], kind: str) -> dict[str, Points]:
     series: dict[str, Points] = {}
     for line in lines:

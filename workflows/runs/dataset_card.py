@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pipeline.export.formats import dataset_features
+from pipeline.export.formats import FORMATS, dataset_features
 from pipeline.installation import installed_version
 from pipeline.store.split import Split
 
@@ -51,38 +51,34 @@ def _facts(splits: Sequence[Split], format: str, licence: str | None) -> dict[st
         ],
         "tags": ["tesserae"],
     }
+    names = _split_names([split.plan.split for split in splits])
     if format == "parquet":
         features = [
             {"name": name, **_feature(feature)}
             for name, feature in dataset_features(recipe.classes).items()
         ]
-        facts["dataset_info"] = {
-            "features": features,
-            "splits": [
-                {"name": split.plan.split, "num_examples": len(split.readable_rows)}
-                for split in splits
-            ],
-        }
-        facts["configs"] = [
-            {
-                "config_name": "default",
-                "data_files": [
-                    {"split": split.plan.split, "path": f"data/{split.plan.split}-*.parquet"}
-                    for split in splits
-                ],
-            }
+        counts = [
+            {"name": name, "num_examples": len(split.readable_rows)}
+            for name, split in zip(names, splits, strict=True)
         ]
-    else:
-        facts["configs"] = [
-            {
-                "config_name": "default",
-                "data_files": [
-                    {"split": split.plan.split, "path": f"{split.plan.split}-*.tar"}
-                    for split in splits
-                ],
-            }
-        ]
+        facts["dataset_info"] = {"features": features, "splits": counts}
+    files = [
+        {"split": name, "path": FORMATS[format].pattern.format(split=split.plan.split)}
+        for name, split in zip(names, splits, strict=True)
+    ]
+    facts["configs"] = [{"config_name": "default", "data_files": files}]
     return facts
+
+
+def _split_names(splits: Sequence[str]) -> list[str]:
+    """Return the names of splits as the library `datasets` takes them, which has no hyphens."""
+    names: list[str] = []
+    for split in splits:
+        name = split.replace("-", "_")
+        while name in names:
+            name += "_"
+        names.append(name)
+    return names
 
 
 def _feature(feature: dict[str, Any]) -> dict[str, Any]:
@@ -122,12 +118,17 @@ def _page(splits: Sequence[Split], array: str, format: str, licence: str | None)
         f"| Recipe | `{recipe.digest}` |",
         f"| Decoded as | `{recipe.decoder}` |",
         f"| Resized as | `{recipe.resizer}` |",
-        *(f"| {name} | {version} |" for name, version in recipe.software.items()),
+        *(f"| {_cell(name)} | {_cell(version)} |" for name, version in recipe.software.items()),
         f"| Written by | Tesserae {installed_version('tesserae')} |",
-        f"| Licence of the images | {licence or 'not stated: ask whoever published the source'} |",
+        f"| Licence of the images | {_cell(licence or 'not stated: ask the publisher')} |",
         "",
     ]
     return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """Return a text that stays in its cell of a table."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _num_quarantined(split: Split) -> int:

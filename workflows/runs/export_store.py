@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from cluster.limits import cores
 from pipeline.errors import TesseraeError
@@ -14,7 +14,7 @@ from pipeline.export.shard_task import (
     ExportedFile,
     ExportTask,
     export_shard,
-    exported_file,
+    exported_name,
     open_exported_split,
 )
 from pipeline.filesystem import write_file
@@ -43,8 +43,8 @@ CARD = "README.md"
 def run_export_store(options: ExportOptions) -> int:
     """Write the rows of a store as files of another format, each shard as a file.
 
-    Files that exist are complete and are kept, so the same command continues an export. Each
-    readable row is in exactly one file.
+    Files that were completed and have their length are kept, so the same command continues an
+    export. Each readable row is in exactly one file.
 
     Args:
         options: `what`, the folder or URL of the store; `to`, the format; `out`, the folder;
@@ -73,10 +73,10 @@ def run_export_store(options: ExportOptions) -> int:
     out = options.out.absolute()
     try:
         with _only_writer(out):
-            _begin(out, options, array, splits)
+            record = _Record(out, options, array, splits)
             with _cluster(options) as cluster:
                 for split in splits:
-                    _export_split(options.to, out, array, split, cluster)
+                    _export_split(options.to, out, array, split, record, cluster)
             card = dataset_card(splits, array, options.to, licence=options.licence)
             write_file(out / CARD, [card.encode()], durable=True)
             described = croissant(splits, array, options.to, name=out.name, licence=options.licence)
@@ -127,44 +127,68 @@ def _only_writer(out: Path) -> Iterator[None]:
                 (out / layout.TEMPORARY).rmdir()
 
 
-def _begin(out: Path, options: ExportOptions, array: str, splits: list[Split]) -> None:
-    """Write the record of the export, or compare it with that of the folder."""
-    record = {
-        "format": options.to,
-        "array": array,
-        "splits": {split.plan.split: split.digest for split in splits},
-    }
-    file = out / RECORD
-    if file.exists():
-        stored = _read_record(file)
-        differences = [name for name in record if record[name] != stored.get(name)]
-        if differences:
-            raise TesseraeError(
-                f"{out} holds an export with another {' and '.join(differences)}. Pass another"
-                " --out."
-            )
-    elif any(path.name not in (layout.TEMPORARY, "lost+found") for path in out.iterdir()):
-        raise TesseraeError(f"{out} holds other files: expected a new or an empty folder.")
-    else:
-        write_file(file, [json.dumps(record, indent=1).encode()], durable=True)
-    for unfinished in out.rglob(".*.new"):  # of an export that was killed
-        unfinished.unlink(missing_ok=True)
+class _Record:
+    """The record of an export: what is exported, and the lengths of the files that are complete."""
+
+    def __init__(
+        self, out: Path, options: ExportOptions, array: str, splits: Sequence[Split]
+    ) -> None:
+        """Write the record of the export, or read that of the folder."""
+        self._file = out / RECORD
+        self._facts: dict[str, Any] = {
+            "format": options.to,
+            "array": array,
+            "splits": {split.plan.split: split.digest for split in splits},
+        }
+        self._sizes: dict[str, int] = {}
+        for unfinished in out.rglob(".*.new"):  # of an export that was killed
+            unfinished.unlink(missing_ok=True)
+        if self._file.exists():
+            stored = _read_record(self._file)
+            differences = [n for n, value in self._facts.items() if value != stored.get(n)]
+            if differences:
+                raise TesseraeError(
+                    f"{out} holds an export with another {' and '.join(differences)}. Pass another"
+                    " --out."
+                )
+            self._sizes = dict(stored.get("files", {}))
+        elif any(path.name not in (layout.TEMPORARY, "lost+found") for path in out.iterdir()):
+            raise TesseraeError(f"{out} holds other files: expected a new or an empty folder.")
+        else:
+            self._write()
+
+    def has(self, name: str) -> bool:
+        """Return True if a file was completed and still has its length."""
+        file = self._file.parent / name
+        is_file = file.is_file() and not file.is_symlink()
+        return is_file and file.stat().st_size == self._sizes.get(name)
+
+    def add(self, file: ExportedFile) -> None:
+        """Record a complete file."""
+        self._sizes[file.name] = file.bytes_out
+        self._write()
+
+    def _write(self) -> None:
+        record = {**self._facts, "files": dict(sorted(self._sizes.items()))}
+        write_file(self._file, [json.dumps(record, indent=1).encode()], durable=True)
 
 
-def _read_record(file: Path) -> dict[str, object]:
+def _read_record(file: Path) -> dict[str, Any]:
     with suppress(ValueError):
         record = json.loads(file.read_bytes())
-        if isinstance(record, dict):
+        if isinstance(record, dict) and isinstance(record.get("files", {}), dict):
             return record
     raise TesseraeError(f"{file} is damaged. Pass another --out.")
 
 
-def _export_split(to: str, out: Path, array: str, split: Split, cluster: CommandCluster) -> None:
+def _export_split(
+    to: str, out: Path, array: str, split: Split, record: _Record, cluster: CommandCluster
+) -> None:
     name = split.plan.split
     todo = [
         shard
         for shard in range(split.plan.num_shards)
-        if not exported_file(out, to, split, shard).exists()
+        if not record.has(exported_name(to, split, shard))
     ]
     task = ExportTask(
         store=split.objects.url,
@@ -188,13 +212,11 @@ def _export_split(to: str, out: Path, array: str, split: Split, cluster: Command
                 failed.append(result)
                 progress.note(f"{result.job.name}: {result.error}")
                 continue
-            _count(progress, split, result)
+            record.add(result)
+            rows_done = len(split.plan.rows(result.shard))
+            progress.update(rows=rows_done, bytes_out=result.bytes_out)
     if failed:
         raise TesseraeError(
             f"{counted(len(failed), 'shard')} could not be exported. First, {failed[0].job.name}:"
             f" {failed[0].error} Complete files are kept: run the same command again to continue."
         )
-
-
-def _count(progress: Progress, split: Split, file: ExportedFile) -> None:
-    progress.update(rows=len(split.plan.rows(file.shard)), bytes_out=file.bytes_out)

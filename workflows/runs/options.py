@@ -129,6 +129,10 @@ class ExportOptions(ClusterOptions):
             return
         if self.out is None:
             raise ValueError("--out is missing: --to needs the folder of the files.")
+        if str(self.out).partition("/")[0].endswith(":"):  # a path has lost a slash of a URL
+            raise ValueError(
+                f"--out is {self.out}: expected a folder. Export to one, and `tesserae push` it."
+            )
         if self.size is not None and self.encoded is not None:
             raise ValueError("--size and --encoded name two arrays: pass only one of them.")
 

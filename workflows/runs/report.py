@@ -14,7 +14,14 @@ from workflows.reports import html
 from workflows.reports.curve_names import charts_of
 from workflows.reports.table import Table
 from workflows.runs.compare import open_runs, render_comparison
-from workflows.runs.curves import MEDIAN_STEPS, Points, read_curves, smoothed
+from workflows.runs.curves import (
+    MEDIAN_STEPS,
+    RATE,
+    Points,
+    finite_values,
+    read_curves,
+    smoothed,
+)
 from workflows.runs.options import ReportOptions
 from workflows.terminal.formatting import share_text, three_digits
 from workflows.training.devices import parse_device
@@ -228,10 +235,10 @@ def _facts(
         yield "Network", str(options.get("network")), f"enlarges by {options['scale']}"
     elif "objective" in options:
         yield "Objective", str(options["objective"]), f"images of {options.get('image_size')} px"
-    if speeds:
-        rate = float(np.median([line["images_per_second"] for line in speeds]))
-        wait = float(np.median([line["wait_share"] for line in speeds]))
-        yield "Images/s", three_digits(rate), f"loader wait {share_text(wait, 1)}"
+    rates, waits = (finite_values(speeds, name) for name in (RATE, "wait_share"))
+    if rates:
+        wait = f"loader wait {share_text(float(np.median(waits)), 1)}" if waits else ""
+        yield "Images/s", three_digits(float(np.median(rates))), wait
     if steps:
         # Generations count the starts of the ranks, from 1.
         yield "Restarts", str(steps[-1]["generation"] - 1), ""

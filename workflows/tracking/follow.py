@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -16,8 +17,6 @@ from workflows.tracking.tracker import Tracker
 from workflows.training import writing
 from workflows.training.records import TRACKING, parse_metric_line, read_recorded_options
 
-MAX_READ_BYTES = 2**22
-"""The maximum bytes of lines that are handed over between two flushes."""
 PREFIXES = {"": "train", "look": "eval", "speed": "speed"}
 """The prefix of the names of metrics by the kind of their line; other kinds have no numbers."""
 _GRID = re.compile(r".+-[0-9]{9}\.png")
@@ -76,32 +75,35 @@ class Follower:
         self._save()
 
     def hand_over(self) -> None:
-        """Hand over what is new: lines that are complete, then grids of images."""
-        while lines := self._new_lines():
-            for line in lines.splitlines():
-                self._hand_over_line(line)
-            self._position.offset += len(lines)
-            self.tracker.flush()
-            self._save()
-        new = list(self._new_grids())
-        for name, step, file in new:
-            changed = file.stat().st_mtime_ns  # before it is read: it may be replaced meanwhile
-            self.tracker.log_image(name, step, file)
-            self._position.grids[file.name] = changed
-            self._position.num_calls += 1
-        if new:
-            self.tracker.flush()
-            self._save()
+        """Hand over what is new: lines that are complete, then grids of images.
 
-    def _new_lines(self) -> bytes:
-        """Return the next lines that are complete, with their newlines; empty if there are none."""
+        After an error of the tracker, what it had accepted before is not handed over again.
+        """
+        try:
+            for line in self._new_lines():
+                self._hand_over_line(line)
+                self._position.offset += len(line)
+            for name, step, file in list(self._new_grids()):
+                changed = file.stat().st_mtime_ns  # before it is read: it may be replaced meanwhile
+                self.tracker.log_image(name, step, file)
+                self._position.grids[file.name] = changed
+                self._position.num_calls += 1
+        finally:
+            if self._position != self._saved:
+                self.tracker.flush()
+                self._save()
+
+    def _new_lines(self) -> Iterator[bytes]:
+        """Yield the lines that are complete and were not handed over, with their newlines."""
         metrics = self._folder / "metrics.jsonl"
         if not metrics.exists():
-            return b""
+            return
         with metrics.open("rb") as file:
             file.seek(self._position.offset)
-            data = file.read(MAX_READ_BYTES)
-        return data[: data.rfind(b"\n") + 1]
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                yield line
 
     def _hand_over_line(self, text: bytes) -> None:
         line = parse_metric_line(text)
@@ -129,6 +131,7 @@ class Follower:
     def _save(self) -> None:
         self._file.parent.mkdir(exist_ok=True)
         writing.write(self._file, json.dumps(asdict(self._position)).encode())
+        self._saved = deepcopy(self._position)
 
 
 def _grid_step(name: str) -> int:

@@ -6,16 +6,20 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
 from workflows.tracking.tracker import Tracker, flat_options
 
+_OTHER_CHARACTERS = re.compile(r"[^\w. /:-]")
+"""The characters that MLflow refuses in the names of metrics and parameters."""
 MAX_METRICS = 1000
 """The number of metrics that MLflow accepts in one call."""
 MAX_PARAMETERS = 100
@@ -35,7 +39,8 @@ class MlflowTracker(Tracker):
         uri, artifacts = os.environ.get("MLFLOW_TRACKING_URI"), None
         if not uri:
             own.mkdir(exist_ok=True)
-            uri, artifacts = f"sqlite:///{own}/mlflow.db", (own / "artifacts").as_uri()
+            uri = f"sqlite:///{quote(str(own / 'mlflow.db'))}"  # a ? would end the path
+            artifacts = (own / "artifacts").as_uri()
         self._client = MlflowClient(uri)
         self._metrics: list[Metric] = []
         if run_id is not None:
@@ -59,7 +64,10 @@ class MlflowTracker(Tracker):
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Collect the metrics of a step, since each call of MLflow is a request."""
         now = time.time_ns() // 10**6
-        self._metrics += [Metric(name, value, now, step) for name, value in metrics.items()]
+        self._metrics += [
+            Metric(_OTHER_CHARACTERS.sub("_", name), value, now, step)
+            for name, value in metrics.items()
+        ]
 
     def log_image(self, name: str, step: int, file: Path) -> None:
         """Write a grid of images as an artifact of the run."""

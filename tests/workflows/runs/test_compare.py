@@ -13,6 +13,7 @@ import pytest
 from tests.workflows.reports.test_html import HOSTILE
 from workflows.cli import main
 from workflows.runs.compare import _differences, _summary, open_runs, render_comparison
+from workflows.runs.report import render_run_page
 
 
 def make_run(folder: Path, rate: float, *, steps: int = 150, **options: Any) -> Path:
@@ -76,6 +77,18 @@ def test_each_run_has_a_line_in_the_table(runs: list[Path]) -> None:
     ]
 
 
+def test_metrics_that_are_missing_or_not_finite_are_left_out(runs: list[Path]) -> None:
+    """Of a run of another version, for example."""
+    with (runs[0] / "metrics.jsonl").open("a") as file:
+        for speed in ({}, {"images_per_second": None, "wait_share": None}):
+            line = {"step": 150, "generation": 1, "what": "speed", **speed}
+            file.write(json.dumps(line) + "\n")
+    opened = open_runs(runs)
+    assert _summary(opened).rows[0] == ("slow", "classify", "150", "640", "")
+    assert "Images/s" in render_run_page(opened[0].folder, opened[0].record, None)
+    assert "slow" in render_comparison(opened)
+
+
 def test_the_command_compares(
     runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,10 +126,24 @@ const lines = models.filter(model => model.type == "GlyphRenderer");
 const shown = models.filter(model => model.type == "Figure" && model.visible);
 return {
     charts: shown.map(plot => [plot.title.text, plot.y_scale.type]),
-    widths: lines.filter(line => line.visible).map(line => line.glyph.line_width.value),
+    alphas: lines.map(line => [line.glyph.line_width.value, line.glyph.line_alpha.value]),
     runs: [...new Set(lines.flatMap(line => line.data_source.data.run))],
+    hidden: lines.filter(line => !line.visible).map(line => line.data_source.data.run[0]),
 };
 """
+
+CLICK_LEGEND = """
+const models = [...Bokeh.documents[0]._all_models.values()];
+const legend = models.find(model => model.type == "Legend");
+legend.items[0].renderers.forEach(line => { line.visible = !line.visible });
+return legend.items[0].renderers.map(line => line.data_source.data.run[0]);
+"""
+
+
+def alphas(state: dict[str, Any]) -> tuple[set[float], set[float]]:
+    """Return the opacities of smoothed lines, which are wider, and of raw ones."""
+    smooth, raw = ({a for width, a in state["alphas"] if width == w} for w in (2, 1))
+    return smooth, raw
 
 
 def press(chromium: Any, label: str) -> None:
@@ -143,14 +170,18 @@ def test_the_page_works_in_a_browser(runs: list[Path], tmp_path: Path, chromium:
     both = chromium.execute_script(STATE)
     press(chromium, "Raw")
     raw = chromium.execute_script(STATE)
+    clicked = chromium.execute_script(CLICK_LEGEND)
+    press(chromium, "Both")
+    hidden = chromium.execute_script(STATE)
 
     titles = ["Loss", "Accuracy (%)", "Bias", "Training rate (images/s)"]
     assert first["charts"] == [[title, "LinearScale"] for title in titles]
     assert logarithmic["charts"] == [[title, "LogScale"] for title in titles]
-    assert set(first["widths"]) == {2}
-    assert set(both["widths"]) == {1, 2}
-    assert len(both["widths"]) == 2 * len(first["widths"])
-    assert set(raw["widths"]) == {1}
+    assert (alphas(first), first["hidden"]) == (({1}, {0}), [])
+    assert alphas(both) == ({1}, {0.35})
+    assert alphas(raw) == ({0}, {1})
+    assert clicked == ["slow"] * 2
+    assert hidden["hidden"] == ["slow"] * 2
     assert sorted(first["runs"]) == sorted(run.label for run in open_runs(runs))
     messages = [entry["message"] for entry in chromium.get_log("browser")]
     assert [message for message in messages if "[bokeh " not in message] == []

@@ -26,7 +26,7 @@ from pipeline.store.open import open_objects
 from pipeline.store.split import open_split
 from tests.commands import ROOT, run, start, wait_until
 from tests.encoded import prepare_encoded
-from tests.images import make_folder
+from tests.images import make_folder, prepare_inline
 from tests.inline import no_cluster, run_here
 from workflows import cli
 from workflows.runs import export_store
@@ -138,7 +138,7 @@ def test_webdataset_reads_equal_rows(
     )
 
     assert (status, errors) == (0, "")
-    assert len(list((tmp_path / "out").glob("train-*.tar"))) == 4
+    assert len(list((tmp_path / "out").glob("train/*.tar"))) == 4
     expected = stored(store, "train", array)
     # In a process of its own, since the library leaves files open.
     done = subprocess.run(
@@ -157,7 +157,7 @@ def test_webdataset_reads_equal_rows(
 READ_WEBDATASET = """
 import glob, json, sys
 import numpy, webdataset
-files = sorted(glob.glob(sys.argv[1] + "/train-*.tar"))
+files = sorted(glob.glob(sys.argv[1] + "/train/*.tar"))
 for sample in webdataset.WebDataset(files, shardshuffle=False).decode("rgb8"):
     image = sample["png"] if "png" in sample else sample["jpg"]
     print(json.dumps([sample["__key__"], sample["json"], sample["cls"], image.tolist()]))
@@ -171,7 +171,7 @@ def test_encoded_rows_are_exported_byte_for_byte(
     out = tmp_path / "out"
     assert export(store, "--to", "parquet", "-o", out, "--encoded", "jpeg:24@80")[0] == 0
     expected = stored(store, "train", ENCODING)
-    for file in sorted(out.glob("data/train-*.parquet")):
+    for file in sorted(out.glob("data/train/*.parquet")):
         table = pq.read_table(file)
         for row, image in zip(table["row"].to_pylist(), table["image"].to_pylist(), strict=True):
             assert image["bytes"] == expected[row][3]
@@ -207,9 +207,9 @@ def test_an_export_continues_where_it_was_broken_off(
     assert status == 130
     assert "Run the same command again to continue." in errors
     assert not (out / "README.md").exists()
-    kept = {file: file.stat().st_mtime_ns for file in out.rglob("train-*")}
+    kept = {file: file.stat().st_mtime_ns for file in out.rglob("train/0*")}
     assert len(kept) == 3
-    (next(iter(kept)).parent / ".train-0.parquet.123.new").write_bytes(b"left")
+    (next(iter(kept)).parent / ".0.parquet.123.new").write_bytes(b"left")
 
     assert export(*words, "-o", out)[0] == 0
 
@@ -217,6 +217,52 @@ def test_an_export_continues_where_it_was_broken_off(
     assert contents(out) == contents(tmp_path / "whole")
     again = export(*words, "-o", out)
     assert "train: all files exist already\nval: all files exist already\n" in again[1]
+
+
+@pytest.mark.parametrize("change", ["cut", "folder", "missing"])
+def test_a_file_that_is_not_whole_is_exported_again(
+    store: Path, tmp_path: Path, export: Export, change: str
+) -> None:
+    """The record has the length of each file that was completed."""
+    words = (store, "--to", "webdataset", "--size", 8, "-o", tmp_path / "out")
+    assert export(*words)[0] == 0
+    before = contents(tmp_path / "out")
+    file = tmp_path / "out" / "train" / "000001.tar"
+    if change == "cut":
+        file.write_bytes(file.read_bytes()[:100])
+    else:
+        file.unlink()
+    if change == "folder":
+        file.mkdir()
+        assert export(*words)[0] == 1
+        file.rmdir()
+
+    assert export(*words)[0] == 0
+
+    assert contents(tmp_path / "out") == before
+
+
+def test_splits_of_similar_names_stay_apart(
+    tmp_path: Path, export: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library `datasets` allows no hyphen in their names."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    datasets = pytest.importorskip("datasets")
+    names = {"train": 9, "train-more": 5, "train_more": 3}
+    for split, count in names.items():
+        source = make_folder(tmp_path / split, count)
+        prepare_inline(source, str(tmp_path / "store"), split=split, sizes=(8,), shard_rows=4)
+    out = tmp_path / "out"
+    assert export(tmp_path / "store", "--to", "parquet", "-o", out)[0] == 0
+
+    found = datasets.load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
+
+    assert {name: len(rows_of_split) for name, rows_of_split in found.items()} == {
+        "train": 9, "train_more": 5, "train_more_": 3,
+    }  # fmt: skip
+    described = json.loads((out / "croissant.json").read_bytes())
+    patterns = [entry["includes"] for entry in described["distribution"]]
+    assert [len(list(out.glob(pattern))) for pattern in patterns] == [3, 2, 1]
 
 
 def test_the_folder_of_another_export_is_refused(
@@ -252,6 +298,10 @@ def test_the_folder_of_another_export_is_refused(
         (("--to", "parquet", "-o", "x", "--encoded", "original"), "original"),
         (("--to", "parquet", "-o", "x", "--size", 8, "--split", "test"), "test"),
         (("--to", "csv", "-o", "x"), "csv"),
+        (
+            ("--to", "parquet", "-o", "s3://b/x", "--size", 8),
+            "expected a folder. Export to",
+        ),
         (("--size", 8), "--size is for the rows of a store: omit it, or add --to parquet or"),
         (("--workers", 2), "--workers is for the rows of a store"),
     ],
@@ -311,7 +361,7 @@ def test_the_card_states_where_rows_come_from(store: Path, tmp_path: Path, expor
         {"name": "train", "num_examples": NUM_ROWS - BAD},
         {"name": "val", "num_examples": 10},
     ]
-    assert facts["configs"][0]["data_files"][1] == {"split": "val", "path": "data/val-*.parquet"}
+    assert facts["configs"][0]["data_files"][1] == {"split": "val", "path": "data/val/*.parquet"}
     recipe = records.load_recipe(open_objects(str(store)))
     assert recipe.digest in page
     assert f"| `train` | {NUM_ROWS - BAD} | {BAD} | 3 |" in page
@@ -346,7 +396,7 @@ def test_croissant_is_valid_and_yields_the_rows(
             assert (record["key"], record["wnid"], record["label"]) == (key, wnid, label)
             assert equal(Image.fromarray(np.array(record["image"], np.uint8)), content)
     classes = open_split(open_objects(str(store)), "train", []).recipe.classes
-    assert found["records"]["classes"] == [
+    assert found["records"]["store/classes"] == [
         {"label": label, "wnid": wnid, "name": name}
         for label, ((wnid, _), name) in enumerate(zip(classes, class_names(classes), strict=True))
     ]
@@ -364,7 +414,7 @@ def plain(value):
 data = mlcroissant.Dataset(jsonld=sys.argv[1])
 records = {
     each.id: [
-        {name.partition("/")[2]: plain(value) for name, value in record.items()}
+        {name.rpartition("/")[2]: plain(value) for name, value in record.items()}
         for record in data.records(each.id)
     ]
     for each in data.metadata.record_sets
@@ -378,6 +428,8 @@ def test_classes_of_one_name_are_told_apart() -> None:
     """As the two cranes of ImageNet; a class without words has its wnid."""
     classes = [("n02012849", "crane"), ("n03126707", "crane"), ("n1", "cat"), ("n2", "")]
     assert class_names(classes) == ["crane (n02012849)", "crane (n03126707)", "cat", "n2"]
+    classes = [("n1", "crane"), ("n2", "crane"), ("n3", "crane (n1)")]
+    assert class_names(classes) == ["crane (n1) (0)", "crane (n2)", "crane (n1) (2)"]
 
 
 def test_the_formats_are_those_of_the_option() -> None:
@@ -435,7 +487,7 @@ def test_a_killed_export_on_a_cluster_is_continued(store: Path, tmp_path: Path) 
     whole = run(*words, "-o", tmp_path / "whole", scratch=tmp_path, seconds=100)
     assert (whole.status, whole.err) == (0, "")
     with start(*words, "-o", tmp_path / "parts", scratch=tmp_path) as command:
-        assert wait_until(lambda: list((tmp_path / "parts").glob("train-*.tar")))
+        assert wait_until(lambda: list((tmp_path / "parts").glob("train/*.tar")))
         command.process.kill()
         assert command.gone(60)
     again = run(*words, "-o", tmp_path / "parts", scratch=tmp_path, seconds=100)

@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.store.schema import SchemaError
-from workflows.tracking import follow
 from workflows.tracking.follow import Follower
 from workflows.tracking.tracker import Tracker, flat_options
 
@@ -69,13 +68,11 @@ def line(step: int, generation: int = 1, **more: Any) -> bytes:
 @settings(max_examples=min(60, settings().max_examples), deadline=None)
 @given(
     parts=st.lists(st.tuples(st.integers(0, 200), st.booleans()), max_size=12),
-    limit=st.sampled_from([60, 2**22]),
 )
-def test_each_line_is_handed_over_once(parts: list[tuple[int, bool]], limit: int) -> None:
+def test_each_line_is_handed_over_once(parts: list[tuple[int, bool]]) -> None:
     """The file grows by any number of bytes, and the process is killed at any time in between."""
     text = b"".join(line(step, loss=step / 8) for step in range(1, 21))
-    with tempfile.TemporaryDirectory() as temporary, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(follow, "MAX_READ_BYTES", limit)
+    with tempfile.TemporaryDirectory() as temporary:
         folder = new_run(Path(temporary) / "run")
         follower = Follower(folder, "recorder", Recorder)
         done = 0
@@ -90,6 +87,28 @@ def test_each_line_is_handed_over_once(parts: list[tuple[int, bool]], limit: int
             assert logged() == [(step, {"train/loss": step / 8}) for step in range(1, complete + 1)]
     opened = [call[1] for call in Recorder.calls if call[0] == "open"]
     assert opened == [None, *["first"] * (len(opened) - 1)]
+
+
+def test_what_a_tracker_accepted_before_an_error_is_not_handed_over_again(tmp_path: Path) -> None:
+    """Nor is a line longer than any buffer an end."""
+    folder = new_run(tmp_path / "run")
+    long = line(2, what="diverged", why="x" * 2**23)
+    (folder / "metrics.jsonl").write_bytes(
+        line(1, loss=1) + long + line(3, loss=3) + line(4, loss=4)
+    )
+    follower = Follower(folder, "recorder", Recorder)
+
+    def fail(step: int, metrics: Mapping[str, float]) -> None:
+        if step == 4:
+            raise ConnectionError("no network")
+        Recorder.calls.append(("log", step, dict(metrics)))
+
+    follower.tracker.log = fail  # type: ignore[method-assign]
+    with pytest.raises(ConnectionError):
+        follower.hand_over()
+    Follower(folder, "recorder", Recorder).hand_over()
+
+    assert [step for step, _ in logged()] == [1, 3, 4]
 
 
 def test_kinds_of_lines_have_prefixes(tmp_path: Path) -> None:

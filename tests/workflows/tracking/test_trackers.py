@@ -10,6 +10,7 @@ import sys
 import warnings
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -24,6 +25,8 @@ from workflows.training import records
 from workflows.training.run_folder import RunFolder
 
 LOSSES = [(1, 0.5), (2, 0.25), (3, None), (4, 0.125)]
+NAME = "first run?x=1"
+"""A name that must be quoted in a URL."""
 GRID = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 
 
@@ -60,7 +63,7 @@ def follow(name: str, folder: Path, word: str, **environment: str) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    return make_run(tmp_path / "first run")
+    return make_run(tmp_path / NAME)
 
 
 def continue_run(folder: Path) -> None:
@@ -128,7 +131,7 @@ def test_wandb_writes_the_run_without_a_network(run: Path) -> None:
     records = read_wandb(run)
     runs = [record.run for record in records if record.WhichOneof("record_type") == "run"]
     assert len({each.run_id for each in runs}) == 1
-    assert {each.display_name for each in runs} == {"first run"}
+    assert {each.display_name for each in runs} == {NAME}
     config = {item.key: item.value_json for item in runs[0].config.update}
     assert (config["image_size"], config["data.store"]) == ("6", '"s"')
     rows = [
@@ -164,11 +167,11 @@ def test_mlflow_reads_the_run(run: Path) -> None:
 
     # Of SQLAlchemy, which MLflow uses in a way that it is to lose.
     warnings.simplefilter("ignore", DeprecationWarning)
-    client = MlflowClient(f"sqlite:///{run}/mlflow/mlflow.db")
+    client = MlflowClient(f"sqlite:///{quote(str(run))}/mlflow/mlflow.db")
     experiment = client.get_experiment_by_name("tesserae")
     assert experiment is not None
     (found,) = client.search_runs([experiment.experiment_id])
-    assert (found.info.run_name, found.info.status) == ("first run", "FAILED")
+    assert (found.info.run_name, found.info.status) == (NAME, "FAILED")
     assert found.data.params["image_size"] == "6"
     history = client.get_metric_history(found.info.run_id, "train/critic_loss")
     values = [(metric.step, metric.value) for metric in history]
@@ -178,6 +181,7 @@ def test_mlflow_reads_the_run(run: Path) -> None:
     assert image.path == "samples/samples-000000004.png"
     assert len(list(run.glob("mlflow/artifacts/**/samples-000000004.png"))) == 1
     assert not (ROOT / "mlruns").exists()
+    assert [path.name for path in run.parent.iterdir() if "first" in path.name] == [NAME]
 
 
 # --- trackers that fail ---------------------------------------------------------------------------
