@@ -194,6 +194,7 @@ def dispatch(words: Sequence[str]) -> int:
         extra = EXTRAS.get(str(e.name))
         if extra is None:
             raise
+        extra = "search" if name == "search" else extra  # which has train, too
         raise TesseraeError(f"tesserae {name} needs {e.name}: {install_advice(extra)}.") from e
 
 

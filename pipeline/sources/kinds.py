@@ -340,8 +340,8 @@ def _no_source_error(
             " not, a zip or a Parquet file. Pass the folder or archive that holds the images."
         )
     return SourceError(
-        f"no images found in {location.display_name}: expected <class>/<image> or one of the"
-        " layouts of docs/sources.md. Pass the folder or archive that holds the images, e.g."
+        f"no images found in {location.display_name}: expected <class>/<image>, or the layout"
+        " of a kind of --source-kind. Pass the folder or archive that holds the images, e.g."
         " ILSVRC2012/train, or pass its kind with --source-kind, or --recursive last for class"
         " folders that lie deeper."
     )

@@ -88,7 +88,9 @@ def _synopsis(parser: argparse.ArgumentParser) -> str:
     words = [parser.prog]
     for action in parser._actions:
         if not action.option_strings:
-            words.append(f"[{action.metavar}]" if action.nargs == "?" else str(action.metavar))
+            more = " ..." if action.nargs in ("+", "*") else ""
+            optional = action.nargs in ("?", "*")
+            words.append(f"[{action.metavar}]{more}" if optional else f"{action.metavar}{more}")
         elif action.required:
             words.append(f"{action.option_strings[-1]} {action.metavar}")
     return " ".join([*words, "[OPTIONS]"])

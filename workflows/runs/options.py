@@ -68,7 +68,7 @@ class ExportOptions(ClusterOptions):
     what: str = argument(
         "folder of a run of the stage classify, devise or superres; with --to, folder or URL of a"
         " store",
-        metavar="RUN",
+        metavar="RUN|STORE",
     )
     out: Path | None = option(
         None,

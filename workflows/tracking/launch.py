@@ -57,6 +57,7 @@ def tracked(names: Sequence[str], folder: Path) -> Iterator[None]:
 class _TrackerProcess:
     def __init__(self, name: str, folder: Path) -> None:
         self._name = name
+        self._folder = folder
         self._output = folder / TRACKING / f"{name}.log"
         self._output.parent.mkdir(parents=True, exist_ok=True)
         self.succeeded = False
@@ -98,6 +99,8 @@ class _TrackerProcess:
                 " command with --log hands over what is missing.",
                 flush=True,
             )
+        elif self.succeeded and (look := TRACKERS[self._name].look):
+            print(f"{self._name}: {look.format(folder=self._folder)}", flush=True)
 
     def _last_line(self) -> str:
         lines = self._output.read_text(errors="replace").strip().splitlines()

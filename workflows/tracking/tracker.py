@@ -15,14 +15,26 @@ class TrackerEntry(NamedTuple):
     """The package that it needs, by the name under which it is imported."""
     location: str
     """The `module:class` of its `Tracker`, which is imported in a process of its own."""
+    look: str = ""
+    """How to look at what it has written on this machine, with `folder` for that of the run."""
 
 
 TRACKERS = {
     "tensorboard": TrackerEntry(
-        "tensorboard", "workflows.tracking.tensorboard_tracker:TensorBoardTracker"
+        "tensorboard",
+        "workflows.tracking.tensorboard_tracker:TensorBoardTracker",
+        "tensorboard --logdir {folder}/tensorboard",
     ),
-    "wandb": TrackerEntry("wandb", "workflows.tracking.wandb_tracker:WandbTracker"),
-    "mlflow": TrackerEntry("mlflow", "workflows.tracking.mlflow_tracker:MlflowTracker"),
+    "wandb": TrackerEntry(
+        "wandb",
+        "workflows.tracking.wandb_tracker:WandbTracker",
+        "wandb sync {folder}/wandb/offline-run-*, of a run without an API key",
+    ),
+    "mlflow": TrackerEntry(
+        "mlflow",
+        "workflows.tracking.mlflow_tracker:MlflowTracker",
+        "mlflow ui --backend-store-uri sqlite:///{folder}/mlflow/mlflow.db",
+    ),
 }
 """The trackers by name."""
 

@@ -58,6 +58,8 @@ def folder(tmp_path: Path) -> Path:
         file.write_bytes(bytes([number]) * (number * 1000))
     (root / TEMPORARY).mkdir()
     (root / TEMPORARY / "lock").write_text("x")
+    (root / ".cache").mkdir()
+    (root / ".cache" / "rows").write_text("x")
     (root / ".half.0123456789ab.new").write_text("x")
     return root
 
