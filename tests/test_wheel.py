@@ -107,7 +107,7 @@ def test_mypy_knows_every_name_of_an_installed_wheel(python: Path, tmp_path: Pat
 
     printed = run(*command, folder=tmp_path)
 
-    assert 'Revealed type is "pipeline.loader.loader.Loader"' in printed
+    assert 'Revealed type is "pipeline.loader.loader.Loader[torch._tensor.Tensor]"' in printed
     assert 'Module has no attribute "Laoder"; maybe "Loader"?' in printed
 
 
