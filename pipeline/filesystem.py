@@ -17,6 +17,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
@@ -163,6 +164,10 @@ def _named_by_rename(temporary: Path, final: Path) -> bool:
 
 
 # --- replaced files ---------------------------------------------------------------------------
+
+
+UNFINISHED = re.compile(r"\..+\.[0-9a-f]{12}\.new")
+"""The names that `replacing` gives to files until they are complete."""
 
 
 @contextlib.contextmanager

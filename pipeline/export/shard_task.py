@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,6 +72,18 @@ def exported_name(format: str, split: Split, shard: int) -> str:
     return name.format(split=split.plan.split, shard=shard, shards=split.plan.num_shards)
 
 
+@lru_cache(2)
+def _open(task: ExportTask) -> Split:
+    """Open the split of a task once in each worker, as its labels may be millions."""
+    split = open_exported_split(open_objects(task.store), task.split, task.array)
+    if split.digest != task.digest:
+        raise StoreMismatchError(
+            f"the rows of split {task.split!r} of {task.store} have changed during the export. Run"
+            " it again with another --out."
+        )
+    return split
+
+
 def export_shard(task: ExportTask, shard: int) -> ExportedFile:
     """Write the file of one shard, which appears whole and durable, or not at all.
 
@@ -84,12 +97,7 @@ def export_shard(task: ExportTask, shard: int) -> ExportedFile:
         StoreError: The store cannot be read.
         OSError: The file cannot be written.
     """
-    split = open_exported_split(open_objects(task.store), task.split, task.array)
-    if split.digest != task.digest:
-        raise StoreMismatchError(
-            f"the rows of split {task.split!r} of {task.store} have changed during the export. Run"
-            " it again with another --out."
-        )
+    split = _open(task)
     name = exported_name(task.format, split, shard)
     file = Path(task.folder, name)
     file.parent.mkdir(parents=True, exist_ok=True)

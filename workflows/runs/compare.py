@@ -15,6 +15,7 @@ from workflows.reports import html
 from workflows.reports.curve_names import curve_name_of
 from workflows.reports.table import Table
 from workflows.runs.curves import MEDIAN_STEPS, RATE, Points, finite_values, read_curves, smoothed
+from workflows.runs.option_text import option_text
 from workflows.terminal.formatting import three_digits
 from workflows.training.run_folder import RunFolder
 
@@ -33,8 +34,6 @@ ALPHAS = ((1.0, 0.0), (0.0, 1.0), (1.0, 0.35))
 """The opacity of smoothed and of raw lines in each of `FORMS`."""
 TEMPLATE = Path(__file__).with_name("templates") / "comparison.html"
 """The template of the page."""
-ABSENT = "-"
-"""The text for an option that a run does not have, or that follows from others."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,8 @@ class ComparedRun:
     folder: RunFolder
     record: Mapping[str, Any]
     """The content of its `options.json`."""
+    lines: Sequence[Mapping[str, Any]]
+    """The lines of its `metrics.jsonl` that count."""
 
 
 class _Curve(NamedTuple):
@@ -63,7 +64,7 @@ def open_runs(paths: Sequence[Path]) -> list[ComparedRun]:
         paths: The run folders, in the order of the page.
 
     Raises:
-        TesseraeError: A folder holds no run, or its options are invalid.
+        TesseraeError: A folder holds no run, or its options or its metrics are invalid.
     """
     names = Counter(path.absolute().name for path in paths)
     runs = []
@@ -71,7 +72,7 @@ def open_runs(paths: Sequence[Path]) -> list[ComparedRun]:
         name = path.absolute().name
         folder = RunFolder(path)
         label = name if names[name] == 1 else str(path)
-        runs.append(ComparedRun(label, folder, folder.read_options()))
+        runs.append(ComparedRun(label, folder, folder.read_options(), folder.metrics()))
     return runs
 
 
@@ -83,9 +84,6 @@ def render_comparison(runs: Sequence[ComparedRun]) -> str:
 
     Args:
         runs: The runs, at least one.
-
-    Raises:
-        TesseraeError: A file `metrics.jsonl` has invalid content.
     """
     from bokeh.embed import components
     from bokeh.resources import Resources
@@ -109,16 +107,16 @@ def _summary(runs: Sequence[ComparedRun]) -> Table:
     """Return a table of the runs: the stage, the steps, the rate and whether they diverged."""
     rows = []
     for run in runs:
-        lines = run.folder.metrics()
-        steps = [line for line in lines if line.get("what", "") == ""]
-        finite = finite_values((line for line in lines if line.get("what") == "speed"), RATE)
+        kinds = [line.get("what", "") for line in run.lines]
+        steps = [line for line, kind in zip(run.lines, kinds, strict=True) if kind == ""]
+        finite = finite_values((line for line in run.lines if line.get("what") == "speed"), RATE)
         rows.append(
             (
                 run.label,
                 str(run.record["options"].get("stage", "")),
                 f"{steps[-1]['step'] if steps else 0:,}",
-                three_digits(float(np.median(finite))) if finite else ABSENT,
-                "diverged" if run.folder.diverged() else "",
+                three_digits(float(np.median(finite))) if finite else "-",
+                "diverged" if "diverged" in kinds else "",
             )
         )
     columns = ("Run", "Stage", "Steps", "Images/s, median", "")
@@ -129,7 +127,7 @@ def _differences(runs: Sequence[ComparedRun]) -> Table:
     """Return a table of the options, data and versions that are not the same for all runs."""
     sections = [
         {
-            (section, name): _text(value)
+            (section, name): value
             for section in ("options", "data", "versions")
             for name, value in (run.record.get(section) or {}).items()
         }
@@ -138,20 +136,12 @@ def _differences(runs: Sequence[ComparedRun]) -> Table:
     names = dict.fromkeys(name for section in sections for name in section)
     rows = []
     for name in names:
-        values = [section.get(name, ABSENT) for section in sections]
-        if len(set(values)) > 1:
+        values = [section.get(name) for section in sections]
+        if any(value != values[0] for value in values):
             label = name[1] if name[0] == "options" else f"{name[0]}: {name[1]}"
-            rows.append((label.replace("_", " "), *values))
+            rows.append((label.replace("_", " "), *map(option_text, values)))
     columns = ("Option", *(run.label for run in runs))
     return Table("Options that differ", columns, rows, text_columns=columns)
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ABSENT
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 # --- charts ---------------------------------------------------------------------------------------
@@ -168,7 +158,7 @@ class _DrawnChart(NamedTuple):
 def _charts(runs: Sequence[ComparedRun]) -> Iterator[_DrawnChart]:
     groups: dict[tuple[str, str], list[_Curve]] = {}
     for number, run in enumerate(runs):
-        for metric, evaluated, points in read_curves(run.folder.metrics()):
+        for metric, evaluated, points in read_curves(run.lines):
             title, name, unit = curve_name_of(metric)
             scaled = [(x, 100 * y) for x, y in points] if unit == "%" else points
             finite = [(x, y) for x, y in scaled if math.isfinite(y)]
@@ -195,17 +185,12 @@ def _chart(title: str, curves: Sequence[_Curve], runs: Sequence[ComparedRun]) ->
                 # Values without a logarithm leave a gap in the line.
                 y = [math.nan if logarithmic and value <= 0 else value for _, value in points]
                 label = runs[curve.run].label
-                count = len(points)
-                data: dict[str, Any] = {
-                    "x": [x for x, _ in points],
-                    "y": y,
-                    "name": [curve.name] * count,
-                    "run": [label] * count,
-                }
+                data: dict[str, Any] = {"x": [x for x, _ in points], "y": y}
                 line = plot.line(
                     "x",
                     "y",
                     source=data,
+                    name=f"{label}: {curve.name}",
                     color=colours[curve.run % len(colours)],
                     line_dash=DASHES[names.index(curve.name) % len(DASHES)],
                     line_alpha=1.0 if renderers is smooth else 0.0,
@@ -231,7 +216,7 @@ def _plot(title: str, scale: Literal["linear", "log"]) -> figure:
         "active_scroll": None,
     }
     plot: figure = figure(title=title, height=320, sizing_mode="stretch_width", **options)
-    tips = [("run", "@run"), ("curve", "@name"), ("step", "@x{0,0}"), ("value", "@y{0.0000}")]
+    tips = [("curve", "$name"), ("step", "@x{0,0}"), ("value", "@y{0.0000}")]
     plot.add_tools(HoverTool(tooltips=tips, mode="mouse", line_policy="nearest"))
     plot.toolbar.logo = None
     return plot

@@ -118,16 +118,23 @@ def _page(splits: Sequence[Split], array: str, format: str, licence: str | None)
         f"| Recipe | `{recipe.digest}` |",
         f"| Decoded as | `{recipe.decoder}` |",
         f"| Resized as | `{recipe.resizer}` |",
-        *(f"| {_cell(name)} | {_cell(version)} |" for name, version in recipe.software.items()),
+        *(
+            f"| {markdown_cell(name)} | {markdown_cell(version)} |"
+            for name, version in recipe.software.items()
+        ),
         f"| Written by | Tesserae {installed_version('tesserae')} |",
-        f"| Licence of the images | {_cell(licence or 'not stated: ask the publisher')} |",
+        f"| Licence of the images | {markdown_cell(licence or 'not stated: ask the publisher')} |",
         "",
     ]
     return "\n".join(lines)
 
 
-def _cell(text: str) -> str:
-    """Return a text that stays in its cell of a table."""
+def markdown_cell(text: str) -> str:
+    """Return a text as it stays in one cell of a table in Markdown.
+
+    Args:
+        text: The text, whose spaces and newlines become single spaces.
+    """
     return " ".join(text.split()).replace("|", "\\|")
 
 

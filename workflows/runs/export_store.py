@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from pipeline.export.shard_task import (
     exported_name,
     open_exported_split,
 )
-from pipeline.filesystem import write_file
+from pipeline.filesystem import UNFINISHED, write_file
 from pipeline.jobs import Failed, Job, run_jobs
 from pipeline.store import layout, records
 from pipeline.store.encoding import parse_encoding
@@ -141,8 +142,6 @@ class _Record:
             "splits": {split.plan.split: split.digest for split in splits},
         }
         self._sizes: dict[str, int] = {}
-        for unfinished in out.rglob(".*.new"):  # of an export that was killed
-            unfinished.unlink(missing_ok=True)
         if self._file.exists():
             stored = _read_record(self._file)
             differences = [n for n, value in self._facts.items() if value != stored.get(n)]
@@ -152,10 +151,22 @@ class _Record:
                     " --out."
                 )
             self._sizes = dict(stored.get("files", {}))
-        elif any(path.name not in (layout.TEMPORARY, "lost+found") for path in out.iterdir()):
+            self._remove_unfinished(splits)
+        elif any(map(_is_foreign, out.iterdir())):
             raise TesseraeError(f"{out} holds other files: expected a new or an empty folder.")
         else:
             self._write()
+
+    def _remove_unfinished(self, splits: Sequence[Split]) -> None:
+        """Remove what an export that was killed had begun to write, and nothing else."""
+        folders = {
+            (self._file.parent / exported_name(str(self._facts["format"]), split, 0)).parent
+            for split in splits
+        }
+        for folder in folders:
+            for path in folder.iterdir() if folder.is_dir() else ():
+                if UNFINISHED.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
 
     def has(self, name: str) -> bool:
         """Return True if a file was completed and still has its length."""
@@ -171,6 +182,13 @@ class _Record:
     def _write(self) -> None:
         record = {**self._facts, "files": dict(sorted(self._sizes.items()))}
         write_file(self._file, [json.dumps(record, indent=1).encode()], durable=True)
+
+
+def _is_foreign(path: Path) -> bool:
+    """Return True for what neither this command nor the system puts into a new folder."""
+    if path.name.startswith(f".{RECORD}.") and UNFINISHED.fullmatch(path.name):
+        return False  # of a command that was killed as it began
+    return path.name not in (layout.TEMPORARY, "lost+found")
 
 
 def _read_record(file: Path) -> dict[str, Any]:
@@ -206,7 +224,7 @@ def _export_split(
     rows = sum(len(split.plan.rows(shard)) for shard in todo)
     failed: list[Failed] = []
     with Progress(f"{name}: export", rows=rows) as progress:
-        run = f"export-{split.digest[:12]}"
+        run = f"export-{uuid.uuid4().hex[:12]}"  # others may export the same split
         for result in run_jobs(cluster.client, run, jobs, tick=cluster.maintain):
             if isinstance(result, Failed):
                 failed.append(result)

@@ -7,10 +7,9 @@ from typing import Any
 
 import yaml
 
+from workflows.runs.dataset_card import markdown_cell
+from workflows.runs.option_text import option_text
 from workflows.training.run_folder import RunFolder
-
-MAX_LISTED = 12
-"""The number of values of a list, such as that of the classes, on the card."""
 
 
 def model_card(run: RunFolder, *, title: str, task: str, step: int, licence: str | None) -> str:
@@ -59,13 +58,9 @@ def _evaluation(looks: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _table(title: str, values: Mapping[str, Any]) -> list[str]:
-    rows = [f"| {name} | {_text(value)} |" for name, value in values.items() if value is not None]
+    rows = [
+        f"| {markdown_cell(name)} | {markdown_cell(option_text(value))} |"
+        for name, value in values.items()
+        if value is not None
+    ]
     return [f"| {title} | |", "|---|---|", *rows, ""] if rows else []
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list):
-        more = f", ... ({len(value):,} in total)" if len(value) > MAX_LISTED else ""
-        return ", ".join(map(_text, value[:MAX_LISTED])) + more
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -22,6 +22,7 @@ from workflows.runs.curves import (
     read_curves,
     smoothed,
 )
+from workflows.runs.option_text import option_text
 from workflows.runs.options import ReportOptions
 from workflows.terminal.formatting import share_text, three_digits
 from workflows.training.devices import parse_device
@@ -57,8 +58,6 @@ class RunEvaluation(Protocol):
 
 MAX_GRIDS = 8
 """The maximum number of sample grids on the page."""
-MAX_LISTED_VALUES = 12
-"""The maximum number of values of a list, such as that of the classes, on the page."""
 DATA_OPTIONS = {"split": "split", "stored_size": "size", "rows": "rows", "features": "features"}
 """The entries of `options` that describe the data, and what `data` calls them."""
 LABELS = {
@@ -263,20 +262,6 @@ def _sample_grids(folder: RunFolder) -> Iterator[tuple[str, int, bytes]]:
 
 def _pairs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
-        (LABELS.get(name, name.replace("_", " ")), _option_text(value))
+        (LABELS.get(name, name.replace("_", " ")), option_text(value))
         for name, value in values.items()
     ]
-
-
-def _option_text(value: Any) -> str:
-    """Format a value of `options.json`; null stands for an option that follows from others."""
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list):
-        more = f", ... ({len(value):,} in total)" if len(value) > MAX_LISTED_VALUES else ""
-        return ", ".join(map(_option_text, value[:MAX_LISTED_VALUES])) + more
-    return str(value)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,7 +13,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pipeline.confined import check_name
 from pipeline.errors import StoreDamagedError, TesseraeError
-from pipeline.filesystem import write_file
+from pipeline.filesystem import UNFINISHED, write_file
 from pipeline.store import schema
 from pipeline.store.layout import CACHE, TEMPORARY
 from pipeline.store.schema import Count, SchemaError, pattern
@@ -27,8 +26,6 @@ DIGESTS = "digests.json"
 HASHING_THREADS = 4
 """The number of files that are read at once to compute their digests."""
 
-UNFINISHED = re.compile(r"\..+\.[0-9a-f]{12}\.new")
-"""The names of files that are still being written, as `pipeline.filesystem.replacing` has them."""
 Stamp = tuple[int, int, int, int]
 """The length of a file, its times of change in ns (of content, and of any kind), and its inode."""
 

@@ -209,7 +209,7 @@ def test_an_export_continues_where_it_was_broken_off(
     assert not (out / "README.md").exists()
     kept = {file: file.stat().st_mtime_ns for file in out.rglob("train/0*")}
     assert len(kept) == 3
-    (next(iter(kept)).parent / ".0.parquet.123.new").write_bytes(b"left")
+    (next(iter(kept)).parent / ".0.parquet.0123456789ab.new").write_bytes(b"left")
 
     assert export(*words, "-o", out)[0] == 0
 
@@ -240,6 +240,25 @@ def test_a_file_that_is_not_whole_is_exported_again(
     assert export(*words)[0] == 0
 
     assert contents(tmp_path / "out") == before
+
+
+def test_files_of_somebody_else_are_never_removed(
+    store: Path, tmp_path: Path, export: Export
+) -> None:
+    """Neither in a folder that is refused, nor beside the files of an export."""
+    out = tmp_path / "home"
+    mine = out / "project" / ".notes.0123456789ab.new"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    assert export(store, "--to", "parquet", "--size", 8, "-o", out)[0] == 1
+    assert mine.read_text() == "mine"
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".tesserae-export.json.0123456789ab.new").write_text("")
+    assert export(store, "--to", "parquet", "--size", 8, "-o", out)[0] == 0
+    (out / "data" / "train" / ".notes.new").write_text("mine")
+    assert export(store, "--to", "parquet", "--size", 8, "-o", out)[0] == 0
+    assert (out / "data" / "train" / ".notes.new").read_text() == "mine"
 
 
 def test_splits_of_similar_names_stay_apart(
