@@ -1,4 +1,7 @@
-"""Shuffled batches of a split for any number of ranks: `Loader`. Only `dataset` imports torch."""
+"""Shuffled batches of a split for any number of ranks: `Loader`.
+
+Only `dataset` and `torch_framework`, which a loader of tensors imports, need torch.
+"""
 
 from pipeline.loader.batch import Batch
 from pipeline.loader.crops import Crop

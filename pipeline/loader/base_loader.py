@@ -385,7 +385,7 @@ class BaseLoader(ABC, Generic[Array]):
     def remaining(self, num_epochs: int) -> Iterator[Batch[Array]]:
         """Continue after a restored state, or yield the next epoch, and stop after *num_epochs*.
 
-        So a training of several epochs is one loop, which may be broken off and continued anywhere:
+        So a training of several epochs is one loop, which a saved state continues from anywhere:
 
             for images, labels, rows in loader.remaining(90):
                 ...
