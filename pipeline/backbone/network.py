@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -124,9 +125,7 @@ class Backbone:
         included with name, dtype, shape and values, in the order of names.
         """
         hasher = hashlib.sha256(f"{type(self.model).__name__} {self._settings()}\n".encode())
-        for name, value in sorted(self.trained_weights().items()):
-            hasher.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            hasher.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        hash_weights(hasher, self.trained_weights())
         return hasher.hexdigest()
 
     def trained_weights(self) -> dict[str, Tensor]:
@@ -210,6 +209,18 @@ class Backbone:
         if self.pooling == "end" and self._pooler and pooler_output is not None:
             return pooler_output.flatten(1)
         return pool(output.last_hidden_state, self.pooling, self.name)
+
+
+def hash_weights(hasher: Any, weights: Mapping[str, Tensor]) -> None:
+    """Feed weights to a hash: name, dtype, shape and values of each, in the order of names.
+
+    Args:
+        hasher: The hash, an object of `hashlib`, which is updated.
+        weights: The tensors by name, on any device, as `state_dict` of a model returns them.
+    """
+    for name, value in sorted(weights.items()):
+        hasher.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        hasher.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
 
 
 def _untrained(name: str, *, pooler: bool) -> bool:

@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.images.decode import RULES, Decoded
@@ -96,6 +97,37 @@ def resize(decoded: Decoded, size: int, *, fit: str, filter: str, rules: int = R
     else:
         square = _pad(decoded, size, FILTERS[filter])
     return square.tobytes("raw", "RGB")
+
+
+def resize_squares(
+    squares: NDArray[np.uint8], size: int, *, filter: str, crop_share: float = 1.0
+) -> NDArray[np.uint8]:
+    """Return squares of another size that are made of stored ones, such as 224 px of 288 px.
+
+    They differ a little from squares of that size that were made of the image itself.
+
+    Args:
+        squares: The stored squares, (n, side, side, 3) uint8 RGB; n may be 0.
+        size: The side of the squares to return, in pixels.
+        filter: The resampling filter, one of `FILTERS`.
+        crop_share: The side of the part in the centre that is kept, as a fraction of the side
+            (default: 1, the whole square).
+
+    Returns:
+        (n, size, size, 3) uint8 RGB; *squares* themselves, not a copy, if nothing changes.
+
+    Raises:
+        KeyError: *filter* is none of these.
+    """
+    side = squares.shape[1]
+    if side == size and crop_share == 1:
+        return squares
+    edge = side * (1 - crop_share) / 2
+    box = (edge, edge, side - edge, side - edge)
+    resized = np.empty((len(squares), size, size, 3), np.uint8)
+    for square, out in zip(squares, resized, strict=True):
+        out[:] = np.asarray(Image.fromarray(square).resize((size, size), FILTERS[filter], box))
+    return resized
 
 
 class _Band(NamedTuple):

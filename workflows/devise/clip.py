@@ -1,16 +1,19 @@
-"""The zero-shot scores of a CLIP model on the same images, for comparison.
+"""CLIP-like models, which map images and texts into one space.
 
-The comparison is not on equal terms: CLIP was trained on captions from the whole web, which may
-include every class and every image (Radford et al.: Learning transferable visual models from
-natural language supervision, ICML 2021).
+Contrastive pretraining on pairs of images and captions is that of Radford et al.: Learning
+transferable visual models from natural language supervision, ICML 2021. A comparison with such a
+model is not on equal terms: it was trained on captions from the whole web, which may include every
+class and every image.
 """
 
 from __future__ import annotations
 
-import logging
+import hashlib
 import os
+import threading
 import warnings
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.backbone.check_files import check_folder, check_opened
+from pipeline.backbone.check_files import PREPROCESSOR_CONFIG, check_folder, check_opened
+from pipeline.backbone.load import silence_transformers
+from pipeline.backbone.network import hash_weights
+from pipeline.backbone.transform import Transform, read_transform
 from pipeline.errors import TesseraeError
 from pipeline.loader import Loader
 from pipeline.wordvectors.vectors import split_names
@@ -28,17 +34,23 @@ from pipeline.wordvectors.vectors import split_names
 PROMPT = "a photo of a {}."
 """The prompt that the paper recommends as a default (section 3.1.4)."""
 BATCH_ROWS = 32
-"""The number of images that are read and mapped at once."""
+"""The number of images or texts that are read and mapped at once."""
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 """The mean and standard deviation of CLIP's training images per channel, as shares of 255."""
+FULL_LENGTH_KINDS = ("siglip", "siglip2")
+"""The kinds of models that were trained on texts padded to the full length, without a mask."""
 
 
 class Clip:
-    """A CLIP model, which maps images and class names into one space."""
+    """A CLIP-like model: one of `transformers` that computes vectors of images and of texts.
+
+    Among these are CLIP, SigLIP, SigLIP 2 of a fixed image size, AltCLIP and Chinese-CLIP. It is
+    thread-safe.
+    """
 
     def __init__(self, model: str | os.PathLike[str], device: torch.device | None = None) -> None:
-        """Open a CLIP model and its tokenizer.
+        """Open a model and its tokenizer.
 
         In the whole process it switches off the progress bars of `transformers`, and its messages
         except critical ones.
@@ -48,13 +60,11 @@ class Clip:
             device: The device that computes vectors (default: the CPU).
 
         Raises:
-            TesseraeError: It is no CLIP model, or has no tokenizer.
+            TesseraeError: It is no CLIP-like model, or has no tokenizer.
         """
-        from transformers import AutoTokenizer, CLIPModel
-        from transformers import logging as transformers_logging
+        from transformers import AutoModel, AutoTokenizer
 
-        transformers_logging.set_verbosity(logging.CRITICAL)
-        transformers_logging.disable_progress_bar()
+        silence_transformers()
         local: dict[str, Any] = {
             "local_files_only": Path(model).is_dir(),
             "trust_remote_code": False,
@@ -64,7 +74,7 @@ class Clip:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                opened: Any = CLIPModel.from_pretrained(
+                opened: Any = AutoModel.from_pretrained(
                     str(model),
                     use_safetensors=True,
                     output_loading_info=True,
@@ -77,15 +87,70 @@ class Clip:
         except Exception as e:  # a broken tokenizer.json raises a plain Exception
             first = (str(e).strip().splitlines() or [type(e).__name__])[0]
             raise TesseraeError(f"{model} is not a CLIP model with a tokenizer ({first}).") from e
+        if not hasattr(network, "get_text_features") or not hasattr(network, "get_image_features"):
+            raise TesseraeError(
+                f"{model} is not a CLIP model: {type(network).__name__} has no vectors of both"
+                " images and texts."
+            )
         check_opened(str(model), network, loaded["mismatched_keys"])
         if loaded["missing_keys"]:  # transformers would initialise these at random
             raise TesseraeError(f"{model} has no weights for {min(loaded['missing_keys'])}.")
+        self._name = str(model)
         self._device = device or torch.device("cpu")
-        self._model: Any = network.to(self._device).eval()
-        self._size = int(network.config.vision_config.image_size)
-        self._longest = int(network.config.text_config.max_position_embeddings)
+        self._model: Any = network.float().to(self._device).eval()
+        self._transform = _read_transform(str(model), network.config)
+        longest = int(network.config.text_config.max_position_embeddings)
+        self._max_tokens = min(longest, int(self._tokens.model_max_length))
+        full_length = network.config.model_type in FULL_LENGTH_KINDS
+        self._padding = "max_length" if full_length else "longest"
+        self._lock = threading.Lock()  # a fast tokenizer refuses calls of two threads at once
+
+    @property
+    def size(self) -> int:
+        """The side in pixels of the square images that the model takes."""
+        return self._transform.size
+
+    @property
+    def crop_share(self) -> float:
+        """The side of the centre crop that its preprocessing cuts out of the short side."""
+        return self._transform.crop_share
+
+    @cached_property
+    def dim(self) -> int:
+        """The dimension of the vectors."""
+        return int(self.embed_texts(["a"]).shape[1])
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of kind, settings and weights, in hexadecimal."""
+        kind, settings = type(self._model).__name__, self._model.config.to_json_string()
+        hasher = hashlib.sha256(f"{kind} {settings} {self._transform}\n".encode())
+        hash_weights(hasher, self._model.state_dict())
+        return hasher.hexdigest()
 
     @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the unit vectors of texts, such as captions.
+
+        Args:
+            texts: n texts, at least 1. Of a text longer than the model takes (CLIP: 77 tokens) the
+                end is ignored.
+
+        Returns:
+            (n, d) float32, as an array in main memory.
+        """
+        vectors = []
+        for start in range(0, len(texts), BATCH_ROWS):
+            with self._lock:
+                tokens = self._tokens(
+                    list(texts[start : start + BATCH_ROWS]), padding=self._padding,
+                    truncation=True, max_length=self._max_tokens, return_tensors="pt",
+                )  # fmt: skip
+            if self._padding == "max_length":
+                tokens.pop("attention_mask", None)
+            vectors.append(_unit_rows(self._model.get_text_features(**tokens.to(self._device))))
+        return np.concatenate(vectors)
+
     def embed_class_names(self, classes: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
         """Return the unit vectors of captions with each class's first name, "a photo of a NAME.".
 
@@ -96,12 +161,9 @@ class Clip:
         Returns:
             (C, d) float32.
         """
-        captions = [PROMPT.format((split_names(words) or [wnid])[0]) for wnid, words in classes]
-        tokens = self._tokens(
-            captions, padding=True, truncation=True, max_length=self._longest, return_tensors="pt"
-        ).to(self._device)
-        vectors = self._model.text_projection(self._model.text_model(**tokens).pooler_output)
-        return _unit_rows(vectors)
+        return self.embed_texts(
+            [PROMPT.format((split_names(words) or [wnid])[0]) for wnid, words in classes]
+        )
 
     @torch.no_grad()
     def embed_images(self, images: Tensor) -> NDArray[np.float32]:
@@ -113,13 +175,21 @@ class Clip:
 
         Returns:
             (n, d) float32, as an array in main memory.
+
+        Raises:
+            TesseraeError: The model takes other images than squares of one size.
         """
-        pixels = functional.interpolate(
-            images.to(self._device).float(), (self._size,) * 2, mode="bicubic", antialias=True
-        ).clamp(0, 255)
-        mean, std = (pixels.new_tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
-        outputs = self._model.vision_model(pixel_values=(pixels / 255 - mean) / std)
-        return _unit_rows(self._model.visual_projection(outputs.pooler_output))
+        pixels = self._transform.apply(images.to(self._device))
+        if self._transform.channels == "BGR":
+            pixels = pixels.flip(1)
+        try:
+            return _unit_rows(self._model.get_image_features(pixel_values=pixels))
+        except (RuntimeError, ValueError, TypeError, AttributeError) as e:
+            first = (str(e).strip().splitlines() or [""])[0]
+            raise TesseraeError(
+                f"{self._name} fails on images of {self.size} px ({type(e).__name__}: {first}):"
+                " expected a model of squares of one size."
+            ) from e
 
     def scores(
         self,
@@ -148,7 +218,7 @@ class Clip:
             StoreError: The split is not finished or has no such images.
         """
         loader = Loader(
-            store, split, size=size if encoded is None else self._size, encoded=encoded,
+            store, split, size=size if encoded is None else self.size, encoded=encoded,
             batch_size=BATCH_ROWS, order="sequential", drop_last=False, rank=0, world=1,
         )  # fmt: skip
         vectors = []
@@ -158,6 +228,16 @@ class Clip:
         return np.concatenate(vectors) @ self.embed_class_names(classes).T
 
 
-def _unit_rows(vectors: Tensor) -> NDArray[np.float32]:
+def _read_transform(model: str, config: Any) -> Transform:
+    """Return the preprocessing of a model; that of CLIP for a folder that does not say it."""
+    local = Path(model).is_dir()
+    if local and not (Path(model) / PREPROCESSOR_CONFIG).exists():
+        return Transform(size=int(config.vision_config.image_size), mean=MEAN, std=STD)
+    return read_transform(model, config.vision_config, local=local)
+
+
+def _unit_rows(output: Any) -> NDArray[np.float32]:
+    """Return the pooled output of a model as unit vectors, (n, d) float32, in main memory."""
+    vectors: Tensor = getattr(output, "pooler_output", output)  # a tensor before transformers 5
     normalised: NDArray[np.float32] = functional.normalize(vectors.float(), dim=-1).cpu().numpy()
     return normalised

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.backbone.network import Backbone
-from pipeline.errors import TesseraeError
-from pipeline.features.reader import open_features
-from pipeline.features.worker import compute_features
+from pipeline.errors import StoreError, TesseraeError
+from pipeline.features.reader import Features, open_features
+from pipeline.features.worker import compute_features, open_recipe_backbone
 from pipeline.loader import Loader
+from pipeline.store import features as feature_records
 from pipeline.store.encoding import parse_encoding
 from pipeline.store.features import FeatureRecipe, load_feature_recipe
 from pipeline.store.open import open_objects
@@ -35,10 +37,43 @@ MAX_BLOCK_ROWS = 4_096
 """The number of feature rows that are mapped in one block."""
 MAX_TRUNK_IMAGES = 64
 """The number of images in one forward pass of the trunk."""
-WORDS_FOLDER = Path("search") / "words"
+VECTORS_FOLDER = "search"
+"""The subfolder of a run that holds the vectors of the images of its store."""
+WORDS_FOLDER = Path(VECTORS_FOLDER) / "words"
 """The subfolder of a run that holds the index of its word vectors."""
 MAX_VOCABULARY = 50_000
 """The number of words, from the most frequent on, that can be answers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """The identity of a network: two of the same identity compute the same features."""
+
+    weights: str
+    """The SHA-256 of its kind, settings and weights, in hexadecimal."""
+    cut: str
+    """The block whose output is used; empty for the last one."""
+    pooling: str
+    """The pooling of that output."""
+    transform: tuple[int, tuple[float, ...], tuple[float, ...], str]
+    """The side of its images in pixels, means, divisors and order of the channels."""
+    precision: str
+    """The number format of the computation, `float32` or `bfloat16`."""
+
+    @classmethod
+    def of_recipe(cls, recipe: FeatureRecipe) -> Network:
+        """Return the network that has computed features.
+
+        Args:
+            recipe: The recipe of the features.
+        """
+        return cls(
+            weights=recipe.weights,
+            cut=recipe.cut,
+            pooling=recipe.pooling,
+            transform=(recipe.input_size, recipe.mean, recipe.std, recipe.channels),
+            precision=recipe.precision,
+        )
 
 
 @dataclass(frozen=True)
@@ -72,6 +107,11 @@ class DeviseModel:
     """The trained weights of the trunk; None for a trunk that was not trained."""
     folder: Path
     """The path of the run's folder."""
+
+    @property
+    def vectors_folder(self) -> str:
+        """The name of the run's subfolder that holds the vectors of the images of its store."""
+        return VECTORS_FOLDER
 
     @property
     def dim(self) -> int:
@@ -116,6 +156,11 @@ class DeviseModel:
         return 1.0 if self._feature_recipe is None else self._feature_recipe.crop_share
 
     @property
+    def stored_size(self) -> int:
+        """The side in pixels of the stored squares that are read: `size`."""
+        return self.size
+
+    @property
     def array_name(self) -> str:
         """The name of the array that the model's images are read from, such as `224`.
 
@@ -137,11 +182,86 @@ class DeviseModel:
 
     @cached_property
     def trunk(self) -> Backbone:
-        """The network that computes features from images."""
+        """The network that computes features from images.
+
+        A pretrained one is compared with the recipe of the features that the head was trained on,
+        if the store of the run is there.
+
+        Raises:
+            StoreMismatchError: It is another network than that of the features.
+            TesseraeError: It cannot be opened.
+        """
+        recipe = self._reachable_recipe
+        if recipe is not None and self.options.trunk is not None:
+            return open_recipe_backbone(recipe, self.options.trunk, self.device)
         trunk = open_trunk(self.options, self.device, trainable=False, size=self.size)
         if self.trunk_state is not None:
             trunk.model.load_state_dict(self.trunk_state)
         return trunk
+
+    @property
+    def _reachable_recipe(self) -> FeatureRecipe | None:
+        """The recipe of the features; None without features, or without the store of the run."""
+        try:
+            return self._feature_recipe
+        except TesseraeError:
+            return None
+
+    @cached_property
+    def network(self) -> Network:
+        """The identity of the network, with which features of other stores are compared."""
+        recipe = self._reachable_recipe
+        if recipe is not None:
+            return Network.of_recipe(recipe)
+        trunk, options = self.trunk, self.options
+        return Network(
+            weights=trunk.digest,
+            cut=options.cut or "",
+            pooling=options.pooling,
+            transform=(trunk.size, trunk.mean, trunk.std, trunk.transform.channels),
+            precision=options.feature_precision,
+        )
+
+    @cached_property
+    def image_digest(self) -> str:
+        """The identity of all that decides the vectors of images, with the weights of the trunk.
+
+        Raises:
+            TesseraeError: Neither the store of the run nor its trunk can be opened.
+        """
+        if self.features is None:  # the trunk was trained too, so `digest` has its weights
+            return self.digest
+        return hashlib.sha256(f"{self.digest} {self.network}".encode()).hexdigest()
+
+    def embed_stored_features(
+        self, store: str, split: str, array_name: str, crop_share: float
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]] | None:
+        """Return an iterator over a split of any store, from features that are stored there.
+
+        Args:
+            store: The path or URL of the store.
+            split: The name of a finished split.
+            array_name: The array of images from which the features must have been computed.
+            crop_share: The side of the centre crop of encoded rows as a fraction of the short side.
+
+        Returns:
+            What `embed_split` yields; None if the store has no finished features of these images by
+            the network of the run, or if the run has trained its trunk.
+
+        Raises:
+            StoreError: The request to an object store failed.
+            TesseraeError: The trunk of the run cannot be opened, with which they are compared.
+        """
+        if self.features is None:
+            return None
+        objects = open_objects(store)
+        for name in feature_records.names(objects):
+            with suppress(StoreError):  # unfinished, lost or damaged: images are read instead
+                recipe = load_feature_recipe(objects, name)
+                images = recipe.array_name, recipe.crop_share
+                if images == (array_name, crop_share) and Network.of_recipe(recipe) == self.network:
+                    return self._embed_features(open_features(store, name, split))
+        return None
 
     @torch.no_grad()
     def embed(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -197,10 +317,7 @@ class DeviseModel:
                 finished.
         """
         if self.features is not None:
-            stored = open_features(self.store, self.features, split)
-            for start in range(0, len(stored.readable), MAX_BLOCK_ROWS):
-                rows = stored.readable[start : start + MAX_BLOCK_ROWS]
-                yield rows, self.embed(stored.rows(rows))
+            yield from self._embed_features(open_features(self.store, self.features, split))
             return
         loader = Loader(
             self.store, split, size=self.size, encoded=self.encoded, batch_size=MAX_TRUNK_IMAGES,
@@ -210,6 +327,13 @@ class DeviseModel:
             assert isinstance(batch.images, Tensor)  # of one size
             pixels = batch.images.permute(0, 2, 3, 1).contiguous().numpy()
             yield batch.rows.numpy(), self.embed_images(pixels)
+
+    def _embed_features(
+        self, stored: Features
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        for start in range(0, len(stored.readable), MAX_BLOCK_ROWS):
+            rows = stored.readable[start : start + MAX_BLOCK_ROWS]
+            yield rows, self.embed(stored.rows(rows))
 
     # --- words ----------------------------------------------------------------------------------
 
@@ -278,6 +402,18 @@ class DeviseModel:
             return self.phrase_vector(text)
         vector = self._words.token_vector(text)
         return None if vector is None else self.space.map_vectors(vector[None])[0]
+
+    def knows(self, text: str) -> bool:
+        """Return True if `phrase_vector` has a vector for a text.
+
+        Args:
+            text: The name or phrase, in upper or lower case.
+
+        Raises:
+            TesseraeError: The file of word vectors is not the one that the run was trained with, or
+                cannot be read.
+        """
+        return self.phrase_vector(text) is not None
 
     def suggest(self, text: str) -> list[str]:
         """Return known words that the user may have meant, at most three; empty if there are none.

@@ -84,9 +84,7 @@ def search_once(options: SearchCommandOptions) -> int:
     search_options = SearchOptions(
         k=options.k, to=options.to, classes=options.classes, csls=options.csls
     )
-    engine = open_engine(
-        options.run, options.splits, options.index, digests=False, store=options.store
-    )
+    engine = _open_engine(options, digests=False)
     with closing(engine):
         image_vector = None if data is None else _embed(engine, data)
         answer = engine.search(query, search_options, image_vector=image_vector)
@@ -103,6 +101,13 @@ def search_once(options: SearchCommandOptions) -> int:
     for line in lines:
         print(line if options.json else encodable(line, sys.stdout))
     return 0
+
+
+def _open_engine(options: SearchCommandOptions, *, digests: bool = True) -> Engine:
+    return open_engine(
+        options.run, options.splits, options.index, digests=digests, store=options.store,
+        vectors=options.vectors,
+    )  # fmt: skip
 
 
 def _embed(engine: Engine, data: bytes) -> NDArray[np.float32]:
@@ -221,7 +226,7 @@ def serve(options: SearchCommandOptions) -> int:
         sockets = app.bind(options.host, options.port)
         for opened in sockets:
             stack.callback(opened.close)
-        engine = open_engine(options.run, options.splits, options.index, store=options.store)
+        engine = _open_engine(options)
         stack.callback(engine.close)
         _compare_pixels(engine)
         engine.gallery.read_keys()

@@ -29,8 +29,6 @@ MAX_ANSWERS = 1000
 """The maximum number of answers of a search."""
 MAX_HUB_QUERIES = 2000
 """The number of queries of one kind, at most, with which hubs are measured."""
-INDEX_FOLDER = "search"
-"""The subfolder of a run that holds its vectors and indexes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +130,9 @@ class Engine:
 
     def open_preprocessor(self) -> ImagePreprocessor:
         """Return a new preprocessor of further images as the model takes them, to be closed."""
-        share = None if self.model.encoded is None else self.model.crop_share
+        model = self.model
+        takes_squares = model.encoded is None and model.crop_share == 1
+        share = None if takes_squares else model.crop_share
         return ImagePreprocessor(self.gallery.recipe, self.model.size, crop_share=share)
 
     def embed(self, square: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -235,13 +235,17 @@ def open_engine(
     digests: bool = True,
     stream: TextIO | None = None,
     store: str | None = None,
+    vectors: Path | None = None,
 ) -> Engine:
-    """Open a run for search; embed the images of its store unless their vectors exist.
+    """Open a run or a CLIP-like model to search a store; embed images unless their vectors exist.
 
-    Vectors and indexes are kept in the folder `search` of the run.
+    Vectors and indexes are kept in the folder `search` of the run, or, of a store that the run was
+    not trained on, in a folder such as `search-photos-1a2b3c4d` with the name of the store and a
+    digest of its location.
 
     Args:
-        run: The folder of a run of `train devise`, as a `Path`, not a string.
+        run: The folder of a run of `train devise`, or of a CLIP-like model of `transformers` with
+            its tokenizer, as a `Path`, not a string.
         splits: The splits to search, each once; an error of any of them is raised. By default these
             are all finished ones that store the input size of the model; one with a StoreError,
             such as damaged shards, is then left out with a notice, and the error is raised only if
@@ -251,22 +255,28 @@ def open_engine(
         digests: True to compare stored vectors with their digests, too (default); sizes and
             indexes always are. What is damaged is computed again.
         stream: The stream of progress and notices (default: standard error).
-        store: The present path or URL of the store (default: as recorded in the run, or a folder
-            beside the run).
+        store: The path or URL of the store to search, which is any, or the present location of the
+            store that the run was trained on (default: that store, as recorded in the run, or a
+            folder beside the run). Classes of another store are matched by wnid; it need not have
+            classes. Its images of the size that the model takes are read, or others and resized.
+        vectors: The folder that has the folders of vectors (default: *run*).
 
     Returns:
         The engine, which the caller closes with `close`.
 
     Raises:
-        TesseraeError: The run or the store cannot be searched, or has no such split.
+        TesseraeError: The run, the model or the store cannot be searched, or has no such split.
         ValueError: There is no such kind of index.
     """
-    model = open_model(run, store=store)
-    gallery = Gallery(model.store, model.size, model.encoded, model.crop_share)
+    model = open_model(run, store=store, splits=splits, vectors=vectors, stream=stream)
+    gallery = Gallery(
+        model.store, model.size, model.encoded, model.crop_share, stored_size=model.stored_size
+    )
+    folder = (vectors or run) / model.vectors_folder
     named = [gallery.split(name) for name in dict.fromkeys(splits)]
 
     def embed(split: Split) -> EmbeddedSplit:
-        return open_embedded(model, run / INDEX_FOLDER, split, kind, digests=digests, stream=stream)
+        return open_embedded(model, folder, split, kind, digests=digests, stream=stream)
 
     if named:
         return Engine(model, gallery, [embed(split) for split in named])

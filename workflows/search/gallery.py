@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.errors import DecodeError, StoreDamagedError, StoreError
 from pipeline.images.formats import JPEG, format_of
 from pipeline.images.jpeg_structure import may_be_rotated, plain_jpeg
+from pipeline.images.resize import resize_squares
 from pipeline.loader.crops import Crop
 from pipeline.loader.encoded_reader import open_encoded_reader
 from pipeline.loader.image_readers import CropReader, ImageReader, SquareReader
@@ -48,18 +49,25 @@ class Gallery:
     """The images and keys of the finished splits of a store. It is thread-safe."""
 
     def __init__(
-        self, store: str, size: int, encoded: str | None = None, crop_share: float = 1.0
+        self,
+        store: str,
+        size: int,
+        encoded: str | None = None,
+        crop_share: float = 1.0,
+        *,
+        stored_size: int | None = None,
     ) -> None:
         """Open all finished splits that have the images that a model takes.
 
         Args:
             store: The path or URL of the store.
-            size: The side of the images in pixels, which a split must have stored unless encoded
-                rows are read.
+            size: The side in pixels of the squares that the model takes.
             encoded: The name of the encoded rows that a split must have in place of that size, such
                 as `jpeg256@90` (default: None, stored squares).
-            crop_share: The side of the centre crop of encoded rows that the model takes, as a
-                fraction of the short side (default: 1).
+            crop_share: The side of the centre crop that the model takes, as a fraction of the
+                short side (default: 1).
+            stored_size: The side in pixels of the stored squares that a split must have, from which
+                those of the model are made, unless encoded rows are read (default: *size*).
 
         Raises:
             StoreError: There is no such store, or it has no such split.
@@ -67,13 +75,16 @@ class Gallery:
         self.objects: Objects = open_objects(store)
         self.recipe: Recipe = records.load_recipe(self.objects)
         self.splits: dict[str, Split] = {}
+        stored_size = stored_size or size
         for name in records.stored_splits(self.objects):
             done = records.load_finish_record(self.objects, name)
-            if done is not None and (encoded or str(size)) in done.array_names:
+            if done is not None and (encoded or str(stored_size)) in done.array_names:
                 self.splits[name] = open_split(self.objects, name, done.sizes, encoded=done.encoded)
         if not self.splits:
-            raise StoreError(_missing_images_text(store, size, encoded))
+            raise StoreError(_missing_images_text(store, stored_size, encoded))
         self._size = size
+        self._stored_size = stored_size
+        self._crop_share = crop_share
         self._encoded = encoded
         self._crop = Crop(share=crop_share)
         self._keys = {name: _Keys(self.objects, name) for name in self.splits}
@@ -99,7 +110,7 @@ class Gallery:
         if name in self.splits:
             return self.splits[name]
         if self._encoded is None:
-            return open_split(self.objects, name, [self._size])
+            return open_split(self.objects, name, [self._stored_size])
         return open_split(self.objects, name, [], encoded=[self._encoded])
 
     def check(self, split: str, row: int) -> None:
@@ -139,8 +150,30 @@ class Gallery:
             return self._size
         return min(set.intersection(*({*self.splits[split].sizes} for split in splits)))
 
-    def rows(self, split: str, size: int, rows: Iterable[int]) -> NDArray[np.uint8]:
+    def inputs(self, split: str, rows: Iterable[int]) -> NDArray[np.uint8]:
         """Read images as the model takes them.
+
+        Args:
+            split: The name of a split of the gallery.
+            rows: The n rows to read, in any order, which `check` has accepted; n may be 0.
+
+        Returns:
+            The images in the order of *rows*, (n, size, size, 3) uint8 RGB, of the side that the
+            model takes.
+
+        Raises:
+            StoreDamagedError: A shard is damaged.
+            KeyError: The gallery has no such split.
+        """
+        if self._encoded is not None:
+            return self.rows(split, self._size, rows)
+        squares = self.rows(split, self._stored_size, rows)
+        return resize_squares(
+            squares, self._size, filter=self.recipe.filter, crop_share=self._crop_share
+        )
+
+    def rows(self, split: str, size: int, rows: Iterable[int]) -> NDArray[np.uint8]:
+        """Read images as squares.
 
         Args:
             split: The name of a split of the gallery.

@@ -16,7 +16,7 @@ from pipeline.neighbours.csls import NEAREST, Hubs, measure_hubs
 from workflows.search.gallery import Gallery
 from workflows.search.query import QueryError
 from workflows.search.vector_store import EmbeddedSplit
-from workflows.search.word_index import WordIndex, names_of
+from workflows.search.word_index import Word, WordIndex, names_of
 
 MAX_EXHAUSTIVE_ROWS = 5000
 """The number of rows that pass a filter up to which all are compared, with any kind of index."""
@@ -58,11 +58,17 @@ class ImageIndex:
         """Create an index without vectors: each search passes the splits that hold them.
 
         Args:
-            gallery: The images of the store, for their keys.
-            words: The classes and words, for the classes of the images.
+            gallery: The images of the store, for their keys and classes.
+            words: The classes and words of the model. A class of the store that is one of these, by
+                its wnid, has their names.
         """
         self._gallery = gallery
         self._words = words
+        names = {word.wnid: word.name for word in words.classes}
+        self._classes = [
+            Word(names.get(wnid) or words_of_store or wnid, wnid)
+            for wnid, words_of_store in gallery.recipe.classes
+        ]
         self._hubs: dict[tuple[str, str], Hubs] = {}
         self._lock = threading.Lock()
 
@@ -143,7 +149,7 @@ class ImageIndex:
         key = self._gallery.key(embedded.name, row)
         if label < 0:
             return ImageHit(embedded.name, row, score, label, "", "", "", key)
-        word = self._words.classes[label]
+        word = self._classes[label]
         typed = self._words.query_for(word)
         return ImageHit(embedded.name, row, score, label, word.wnid, word.name, typed, key)
 
@@ -181,7 +187,7 @@ class ImageIndex:
         """
         if not names:
             return None
-        mask = np.zeros(len(self._words.classes) + 1, np.bool_)
+        mask = np.zeros(len(self._classes) + 1, np.bool_)
         for name in names:
             labels = self._named.get(name.casefold())
             if labels is None:
@@ -195,7 +201,7 @@ class ImageIndex:
     def _named(self) -> dict[str, list[int]]:
         """The labels of each class name."""
         labels_of: dict[str, list[int]] = {}
-        for label, word in enumerate(self._words.classes):
+        for label, word in enumerate(self._classes):
             for name in names_of(word):
                 labels_of.setdefault(name, []).append(label)
         return labels_of

@@ -17,7 +17,10 @@ _SERVER = "index and server"
 class SearchCommandOptions(Options):
     """The options of `tesserae search`: the run, one query or a server, and how to answer."""
 
-    run: Path = argument("folder of a run of `train devise`", metavar="RUN")
+    run: Path = argument(
+        "folder of a run of `train devise`, or of a CLIP-like model of `transformers`",
+        metavar="RUN",
+    )
     query: str = argument(
         "words, #ROW numbers and @ (the --image), combined with +, -, * and ~",
         metavar="QUERY",
@@ -66,9 +69,16 @@ class SearchCommandOptions(Options):
     )
     store: str | None = option(
         None,
-        "folder or URL of the run's store, if it has moved",
-        implied="the location recorded in the run",
+        "folder or URL of the store to search, which need not be that of the run or have labels",
+        implied="the store that the run was trained on",
         metavar="STORE",
+        group=_RESULTS,
+    )
+    vectors: Path | None = option(
+        None,
+        "folder that keeps the vectors of the images, for a RUN that cannot be written",
+        implied="RUN",
+        metavar="FOLDER",
         group=_SERVER,
     )
     serve: bool = option(False, "serve a web page to search on", group=_SERVER)

@@ -172,7 +172,7 @@ class QueryEncoder:
         self._gallery.check(split, row)
         if split in self._embedded:
             return self._embedded[split].vector(row)
-        return self.encode_image(self._gallery.rows(split, self._model.size, [row])[0])
+        return self.encode_image(self._gallery.inputs(split, [row])[0])
 
 
 def slerp(first: Doubles, second: Doubles, share: float) -> Doubles:

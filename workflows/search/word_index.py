@@ -198,12 +198,9 @@ class WordIndex:
         names = [*split_names(word.name), word.wnid] if word.wnid else [word.name]
         for name in names:
             typed = str(Phrase(name))
-            if _parses_as(typed, name) and (name in self._wnids or self._is_phrase(name)):
+            if _parses_as(typed, name) and (name in self._wnids or self._model.knows(name)):
                 return typed
         return ""
-
-    def _is_phrase(self, name: str) -> bool:
-        return self._model.phrase_vector(name) is not None
 
 
 def _matching_group(groups: list[_Group], score: float, unit: NDArray[np.float64]) -> _Group | None:

@@ -411,6 +411,25 @@ class RunFolder:
             " its location with --store."
         )
 
+    def was_trained_on(self, location: str) -> bool:
+        """Return True if a store has the split that the run was trained on.
+
+        Of a run of an earlier version, which has not recorded the plan of its split, it is a split
+        of the same name.
+
+        Args:
+            location: The folder or URL of the store, which need not exist.
+
+        Raises:
+            TesseraeError: The folder holds no run, or the plan of the store is damaged.
+        """
+        data = self.data()
+        objects = open_objects(location)
+        if data["split"] not in records_of_store.stored_splits(objects):
+            return False
+        plan = records_of_store.load_plan(objects, data["split"]).digest
+        return data.get("plan") in (None, plan)
+
     def _relative(self, data: Mapping[str, Any]) -> list[str]:
         path = data.get("store_from_run")
         return [] if path is None else [str((self.path / str(path)).resolve())]

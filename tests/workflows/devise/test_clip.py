@@ -13,6 +13,7 @@ import torch
 
 from pipeline.errors import TesseraeError
 from tests.images import make_folder, prepare_inline
+from tests.workflows.devise.tiny_clip import tiny_clip, tiny_siglip
 from workflows.devise.clip import MEAN, STD, Clip
 
 CLASSES = [("n1", "cat, kitty"), ("n2", "boat")]
@@ -21,34 +22,7 @@ CLASSES = [("n1", "cat, kitty"), ("n2", "boat")]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Create a tiny CLIP model with random weights and a tokenizer of letters."""
-    from transformers import CLIPConfig, CLIPModel
-
-    model_folder = tmp_path_factory.mktemp("clip") / "tiny"
-    letters = [*"abcdefghijklmnopqrstuvwxyz."]
-    tokens = [
-        *letters,
-        *(f"{letter}</w>" for letter in letters),
-        "<|startoftext|>",
-        "<|endoftext|>",
-    ]
-    tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
-             "num_attention_heads": 2}  # fmt: skip
-    torch.manual_seed(0)
-    config = CLIPConfig(
-        text_config={**tower, "vocab_size": len(tokens), "max_position_embeddings": 40,
-                     "bos_token_id": len(tokens) - 2, "eos_token_id": len(tokens) - 1},
-        vision_config={**tower, "image_size": 16, "patch_size": 8},
-        projection_dim=8,
-    )  # fmt: skip
-    CLIPModel(config).save_pretrained(model_folder)
-    (model_folder / "vocab.json").write_text(
-        json.dumps({t: token_id for token_id, t in enumerate(tokens)})
-    )
-    (model_folder / "merges.txt").write_text("#version: 0.2\n")
-    (model_folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "CLIPTokenizer"})
-    )
-    return model_folder
+    return tiny_clip(tmp_path_factory.mktemp("clip") / "tiny")
 
 
 def test_scores_are_those_of_the_model(folder: Path) -> None:
@@ -138,3 +112,61 @@ def test_a_broken_file_of_a_clip_model_is_named(
         Clip(broken)
     assert str(broken / file) in str(refused.value)
     assert expected in str(refused.value)
+
+
+def test_siglip_takes_texts_of_full_length_without_a_mask(tmp_path: Path) -> None:
+    """The scores are those of `transformers`, with the preprocessing that the folder names."""
+    from transformers import AutoTokenizer, SiglipModel
+
+    folder = tiny_siglip(tmp_path / "siglip")
+    clip = Clip(folder)
+    images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
+    texts = ["a boat", "a cat on a long wooden table"]
+    scores = clip.embed_images(images) @ clip.embed_texts(texts).T
+    model = SiglipModel.from_pretrained(folder).eval()
+    tokens = AutoTokenizer.from_pretrained(folder)(
+        texts, padding="max_length", truncation=True, max_length=24, return_tensors="pt"
+    )
+    with torch.no_grad():
+        expected = model(input_ids=tokens["input_ids"], pixel_values=(images / 255 - 0.5) / 0.5)
+    logits = (
+        expected.logits_per_image - model.logit_bias.detach()
+    ) / model.logit_scale.exp().item()
+    np.testing.assert_allclose(scores, logits.detach().numpy(), atol=1e-5)
+    assert (clip.size, clip.dim) == (16, 16)
+
+
+def test_texts_are_embedded_in_batches_and_one_by_one_alike(folder: Path) -> None:
+    """Padding of shorter texts changes no vector; the end of a text that is too long is ignored."""
+    clip = Clip(folder)
+    texts = ["a" * length for length in range(1, 40)]
+    together = clip.embed_texts(texts)
+    apart = np.concatenate([clip.embed_texts([text]) for text in texts])
+    np.testing.assert_allclose(together, apart, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
+    assert np.array_equal(clip.embed_texts(["a" * 45]), clip.embed_texts(["a" * 60]))
+
+
+def test_the_digest_changes_with_a_weight(folder: Path, tmp_path: Path) -> None:
+    """Two openings of a folder have the same digest, and another weight gives another."""
+    from safetensors.torch import load_file, save_file
+
+    assert Clip(folder).digest == Clip(folder).digest
+    shutil.copytree(folder, tmp_path / "clip")
+    file = tmp_path / "clip" / "model.safetensors"
+    state = load_file(file)
+    state["visual_projection.weight"][0, 0] += 1
+    save_file(state, file, metadata={"format": "pt"})
+    assert Clip(tmp_path / "clip").digest != Clip(folder).digest
+
+
+def test_a_model_of_images_alone_is_refused(tmp_path: Path) -> None:
+    """A backbone with a tokenizer is one that computes no vectors of texts."""
+    from tests.workflows.devise.small import small_trunk
+
+    trunk = small_trunk(tmp_path / "trunk")
+    tiny_clip(tmp_path / "clip")
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        shutil.copy(tmp_path / "clip" / name, trunk)
+    with pytest.raises(TesseraeError, match="MobileNetV1Model has no vectors of both"):
+        Clip(trunk)

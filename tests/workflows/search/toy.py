@@ -62,6 +62,8 @@ class Toy:
 
     dim = 16
     size = SIZE
+    stored_size = SIZE
+    vectors_folder = "search"
     encoded: str | None = None
     crop_share = 1.0
 
@@ -99,6 +101,16 @@ class Toy:
 
     def name_vector(self, text: str) -> NDArray[np.float32] | None:
         return self.phrase_vector(text)
+
+    def knows(self, text: str) -> bool:
+        return self.phrase_vector(text) is not None
+
+    @property
+    def image_digest(self) -> str:
+        return self.digest
+
+    def embed_stored_features(self, *_: object) -> None:
+        return None
 
     def suggest(self, text: str) -> list[str]:
         return difflib.get_close_matches(text, self.words, 3)

@@ -1,0 +1,126 @@
+"""`tesserae search` with a CLIP-like model of random weights, whose ranks have no meaning."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.store import arrays
+from pipeline.store.open import open_objects
+from tests.images import prepare_inline
+from tests.workflows.devise.tiny_clip import SIZE, tiny_clip, tiny_siglip
+from tests.workflows.search.toy import paint
+from workflows.cli import main
+from workflows.devise.clip import Clip
+from workflows.search.clip_model import CLASS_VECTORS
+from workflows.search.other_store import vectors_folder_of
+
+CLASSES = ("ant", "boat", "great cat")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Prepare a store of two splits, whose classes are called as their folders."""
+    root = tmp_path_factory.mktemp("clip")
+    for split, first in (("train", 0), ("val", 100)):
+        for index in range(12):
+            file = root / split / CLASSES[index % 3] / f"{index}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            paint(index % 7, first + index).save(file)
+        run = f"{split}-inline"
+        prepare_inline(root / split, str(root / "store"), sizes=(SIZE,), split=split, run=run)
+    return str(root / "store")
+
+
+@pytest.fixture(scope="module", params=[tiny_clip, tiny_siglip])
+def model(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Create a tiny model in a folder."""
+    folder: Path = request.param(tmp_path_factory.mktemp("model") / "tiny")
+    return folder
+
+
+def search(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, Any, str]:
+    """Run the command; return exit status, its JSON output and standard error."""
+    capsys.readouterr()
+    status = main(["search", *map(str, words), "--json"])
+    captured = capsys.readouterr()
+    return status, json.loads(captured.out) if captured.out else None, captured.err
+
+
+def test_a_sentence_finds_images(model: Path, store: str, capsys: Any) -> None:
+    """The order is that of the cosines of the model's vectors of sentence and images."""
+    sentence = "two people on a red boat, at night"
+    status, answer, errors = search(
+        capsys, model, sentence, "--store", store, "--split", "val", "--k", 12
+    )
+    assert status == 0, errors
+    clip = Clip(model)
+    pixels = arrays.read_pixel_rows(open_objects(store), "val", SIZE, 0, 12)
+    vectors = clip.embed_images(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    scores = (vectors @ clip.embed_texts([sentence]).T)[:, 0]
+    assert [hit["row"] for hit in answer["images"]] == np.argsort(-scores).tolist()
+    np.testing.assert_allclose(
+        [h["score"] for h in answer["images"]], np.sort(scores)[::-1], atol=1e-5
+    )
+    assert answer["passed_over"] == []
+
+
+def test_an_image_is_described_by_the_classes_of_the_store(
+    model: Path, store: str, capsys: Any
+) -> None:
+    """The words of a row are the classes by the model's scores, and are computed once."""
+    command = (model, "#val:3", "--store", store, "--to", "words", "--k", 3)
+    status, answer, errors = search(capsys, *command)
+    assert status == 0, errors
+    clip = Clip(model)
+    classes = [(name, name) for name in CLASSES]
+    pixels = arrays.read_pixel_rows(open_objects(store), "val", SIZE, 3, 4)
+    vector = clip.embed_images(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    scores = (vector @ clip.embed_class_names(classes).T)[0]
+    best = [CLASSES[label] for label in np.argsort(-scores)]
+    assert [hit["wnid"] for hit in answer["words"]] == best
+    assert (model / vectors_folder_of(store) / CLASS_VECTORS).exists()
+    assert search(capsys, *command) == (0, answer, "")
+
+
+def test_sentences_rows_and_images_are_combined(
+    model: Path, store: str, tmp_path: Path, capsys: Any
+) -> None:
+    """The query language is that of a run; a class is found by its name."""
+    image = next((Path(store).parent / "val").rglob("*.png"))
+    query = '"a boat - at night" + 2*#val:3 - great cat + @'
+    status, answer, errors = search(capsys, model, query, "--store", store, "--image", image)
+    assert status == 0, errors
+    assert len(answer["images"]) == 10
+
+
+def test_a_model_needs_a_store(model: Path, tmp_path: Path, capsys: Any) -> None:
+    """Without --store the message says what is missing; a path without a store is named."""
+    status, _, errors = search(capsys, model, "a boat")
+    assert (status, errors.count("\n")) == (1, 1)
+    assert "--store is required" in errors
+    status, _, errors = search(capsys, model, "a boat", "--store", tmp_path / "nothing")
+    assert (status, errors.count("\n")) == (1, 1)
+    assert "no store at" in errors
+
+
+def test_vectors_are_kept_in_another_folder(
+    model: Path, store: str, tmp_path: Path, capsys: Any
+) -> None:
+    """Nothing is written to the folder of the model then, and damaged vectors are made again."""
+    before = sorted(path.name for path in model.rglob("*"))
+    folder = tmp_path / "vectors"
+    command = (model, "a boat", "--store", store, "--vectors", folder)
+    status, answer, errors = search(capsys, *command)
+    assert status == 0, errors
+    assert sorted(path.name for path in model.rglob("*")) == before
+    file = folder / vectors_folder_of(store) / CLASS_VECTORS
+    file.write_bytes(file.read_bytes()[:-20])
+    status, again, errors = search(capsys, *command)
+    assert (status, again) == (0, answer)
+    assert "3 class names: vectors" in errors
