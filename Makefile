@@ -96,7 +96,7 @@ search: .ready-search ## Serve a search page for RUN
 	$(TESSERAE) search "$(or $(RUN),runs/devise)" --serve $(ARGS)
 
 .PHONY: export
-export: .ready-search ## Export the network that RUN has trained as a model folder
+export: .ready-search ## Export the network that RUN has trained as a model folder or an ONNX file
 	$(TESSERAE) export "$(or $(RUN),runs/devise)" $(ARGS)
 
 .PHONY: push

@@ -5,8 +5,10 @@ trunk, which the run must have trained (`--learn all`). The folder holds config.
 model.safetensors and preprocessor_config.json. Open it with `transformers`, or pass it as `--trunk`
 to `tesserae features` or to another run. Its README.md is a card with options, data and figures.
 
-Of a run of super-resolution it is an ONNX file for images of any size: its input and its output are
-float32 RGB from 0 to 1, (n, 3, h, w). Its results are compared with torch's before it is written.
+Of a run whose network returns images it is an ONNX file, which returns float32 RGB from 0 to 1,
+(n, 3, h, w). The input is images of any size (superres), grey images whose sides are multiples of 4
+(colourise), or standard normal noise, and labels if the GAN is conditional (wgan). The results are
+compared with torch's before the file is written. Its metadata describes the network.
 
 With --to parquet or webdataset, the argument is a store. Each shard becomes a file, with the images
 as PNG or as their encoded bytes, and a README.md says what they are and where they come from. Run

@@ -10,47 +10,56 @@ import torch
 from pipeline.backbone.save import save_backbone, save_model
 from pipeline.errors import TesseraeError
 from workflows.classify import model as classify
-from workflows.devise.model import open_devise_model
+from workflows.colourise import model as colourise
+from workflows.devise import model as devise
 from workflows.runs.model_card import model_card
 from workflows.runs.options import ExportOptions
 from workflows.superres import model as superres
 from workflows.training.run_folder import RunFolder
+from workflows.wgan import sampling as wgan
+
+_STAGES = (classify.STAGE, colourise.STAGE, devise.STAGE, superres.STAGE, wgan.STAGE)
+"""The names of the stages whose networks can be exported."""
 
 
 def run_export_network(options: ExportOptions) -> int:
     """Write the trained network of a run for other programs, and print its path.
 
     Of a DeViSE run it is the trunk, of a classifier the trunk with its last layer, both as a folder
-    of `transformers`, whose progress bars and messages are switched off in this process. Of a run
-    of super-resolution it is an ONNX file.
+    of `transformers`, whose progress bars and messages are switched off in this process. A network
+    that returns images is an ONNX file: that of super-resolution, the generator of a GAN, and the
+    network that colourises.
 
     Args:
-        options: `what`, the folder of a run of `classify`, `devise` or `superres`; and `out`, the
-            new folder or file, or None for RUN/trunk or RUN/upscaler.onnx. It appears complete or
-            not at all; folders above it are created.
+        options: `what`, the folder of a run; `out`, the new folder or file, or None for RUN/trunk,
+            RUN/upscaler.onnx, RUN/generator.onnx or RUN/colouriser.onnx; and `licence`, that of the
+            weights, or None if it is unknown. The folder or file appears complete or not at all;
+            folders above it are created.
 
     Returns:
         The exit status, 0.
 
     Raises:
-        TesseraeError: The folder holds no such run with a checkpoint, or a DeViSE run that has not
-            trained its trunk; the run has diverged, its pretrained trunk cannot be opened, or the
-            target exists.
+        TesseraeError: The folder holds no run of a stage of Tesserae with a checkpoint, or a DeViSE
+            run that has not trained its trunk; the run has diverged, its pretrained trunk cannot be
+            opened, or the target exists.
         OSError: The target cannot be written.
     """
     run = Path(options.what)
-    folder = options.out or run / "trunk"
     stage = RunFolder(run).read_options()["options"].get("stage")
     if stage == classify.STAGE:
-        _export_classifier(run, folder, options.licence)
-    elif stage == "devise":
-        _export_devise_trunk(run, folder, options.licence)
-    elif stage == superres.STAGE:
-        _export_upscaler(run, options.out or run / "upscaler.onnx")
+        _export_classifier(run, options.out or run / "trunk", options.licence)
+    elif stage == devise.STAGE:
+        _export_devise_trunk(run, options.out or run / "trunk", options.licence)
+    elif stage in _STAGES:
+        # Imported here, because the exports of other stages need none of its packages.
+        from workflows.runs.export_onnx import ONNX_EXPORTS
+
+        ONNX_EXPORTS[stage](run, options.out, options.licence)
     else:
         raise TesseraeError(
-            f"{run} is a run of the stage {stage}: expected one of `tesserae train"
-            " classify`, `tesserae train devise` or `tesserae train superres`."
+            f"{run} is a run of the stage {stage}: expected one of {', '.join(_STAGES)}, whose"
+            " networks can be exported."
         )
     return 0
 
@@ -80,7 +89,7 @@ def _export_classifier(run: Path, out: Path, licence: str | None) -> None:
 
 
 def _export_devise_trunk(run: Path, out: Path, licence: str | None) -> None:
-    model = open_devise_model(run, torch.device("cpu"))
+    model = devise.open_devise_model(run, torch.device("cpu"))
     if model.trunk_state is None:
         raise TesseraeError(
             f"{run} has trained a head only; its trunk is {model.options.trunk},"
@@ -100,16 +109,4 @@ def _export_devise_trunk(run: Path, out: Path, licence: str | None) -> None:
     print(
         f"{out}: {model.trunk.name} of step {model.step:,} of {run}, trained on images of"
         f" {model.size} px{rows}"
-    )
-
-
-def _export_upscaler(run: Path, out: Path) -> None:
-    # Imported here, because the exports of other stages need none of its packages.
-    from workflows.superres.onnx_file import write_onnx
-
-    trained = superres.open_upscaler(run)
-    difference = write_onnx(trained, out)
-    print(
-        f"{out}: {trained.options.network} of step {trained.step:,} of {run}, which enlarges by"
-        f" {trained.scale}; within {difference:.1g} levels of the network in torch"
     )

@@ -17,7 +17,7 @@ def model_card(run: RunFolder, *, title: str, task: str, step: int, licence: str
 
     Args:
         run: The folder of the run.
-        title: What the network is, as a heading.
+        title: Heading that names the network, such as `span, which enlarges by 4`.
         task: The task by which the hub is searched, such as `image-classification`.
         step: The number of complete steps at the exported checkpoint.
         licence: The licence of the weights, as an identifier of the hub; None is unknown.
@@ -25,7 +25,6 @@ def model_card(run: RunFolder, *, title: str, task: str, step: int, licence: str
     Raises:
         TesseraeError: The options or the metrics of the run are invalid.
     """
-    record = run.read_options()
     facts = {
         "license": licence or "unknown",
         "library_name": "transformers",
@@ -33,6 +32,21 @@ def model_card(run: RunFolder, *, title: str, task: str, step: int, licence: str
         "tags": ["tesserae"],
     }
     header = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=100)
+    return f"---\n{header}---\n\n{model_description(run, title=title, step=step)}"
+
+
+def model_description(run: RunFolder, *, title: str, step: int) -> str:
+    """Return the page of the card alone, in Markdown.
+
+    Args:
+        run: The folder of the run.
+        title: Heading that names the network, such as `span, which enlarges by 4`.
+        step: The number of complete steps at the exported checkpoint.
+
+    Raises:
+        TesseraeError: The options or the metrics of the run are invalid.
+    """
+    record = run.read_options()
     looks = [line for line in run.metrics() if line.get("what") == "look" and line["step"] <= step]
     command = f"tesserae train {record['options'].get('stage', '')}"
     lines = [
@@ -45,7 +59,7 @@ def model_card(run: RunFolder, *, title: str, task: str, step: int, licence: str
         *_table("Data", record.get("data") or {}),
         *_table("Version at the start of the run", record.get("versions") or {}),
     ]
-    return f"---\n{header}---\n\n" + "\n".join(lines)
+    return "\n".join(lines)
 
 
 def _evaluation(looks: Sequence[Mapping[str, Any]]) -> list[str]:

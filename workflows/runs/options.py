@@ -66,15 +66,16 @@ class ExportOptions(ClusterOptions):
     """The options of `tesserae export`, of a run or, with `to`, of a store."""
 
     what: str = argument(
-        "folder of a run of the stage classify, devise or superres; with --to, folder or URL of a"
-        " store",
+        "folder of a run of the stage classify, colourise, devise, superres or wgan; with --to,"
+        " folder or URL of a store",
         metavar="RUN|STORE",
     )
     out: Path | None = option(
         None,
-        "new folder that the model is written to; of a run of superres, the new ONNX file; with"
-        " --to, the folder of the files, which all workers must see",
-        implied="RUN/trunk or RUN/upscaler.onnx; required with --to",
+        "new folder that the model is written to; of a run of colourise, superres or wgan, the new"
+        " ONNX file; with --to, the folder of the files, which all workers must see",
+        implied="RUN/trunk, RUN/colouriser.onnx, RUN/upscaler.onnx or RUN/generator.onnx; required"
+        " with --to",
         metavar="PATH",
         aliases=("-o",),
     )
@@ -104,8 +105,8 @@ class ExportOptions(ClusterOptions):
     )
     licence: str | None = option(
         None,
-        "licence that the card (README.md) of the data set or of the network states, such as"
-        " cc-by-4.0; an ONNX file has no card",
+        "licence of the data set or of the network, such as cc-by-4.0, which its card (README.md)"
+        " or the metadata of its ONNX file (model_license) states",
         implied="unknown",
         metavar="NAME",
     )

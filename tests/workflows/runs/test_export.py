@@ -168,11 +168,12 @@ def test_a_run_that_cannot_be_exported_is_refused(
     """An existing folder is kept; a run of another stage, or without a checkpoint, is named."""
     assert main(["export", str(folder / "resnet9")]) == 1
     assert "trunk exists already: pass another folder." in capsys.readouterr().err
-    RunFolder(tmp_path / "gan").create_or_continue({"stage": "wgan"}, {})
-    assert main(["export", str(tmp_path / "gan")]) == 1
-    assert "gan is a run of the stage wgan: expected one of `tesserae train classify`," in (
-        capsys.readouterr().err
-    )
+    RunFolder(tmp_path / "own").create_or_continue({"stage": "mean"}, {})
+    assert main(["export", str(tmp_path / "own")]) == 1
+    assert (
+        "own is a run of the stage mean: expected one of classify, colourise, devise, superres,"
+        " wgan, whose networks can be exported."
+    ) in capsys.readouterr().err
     RunFolder(tmp_path / "new").create_or_continue({"stage": "classify"}, {})
     assert main(["export", str(tmp_path / "new")]) == 1
     assert "new has no checkpoint yet: train it first." in capsys.readouterr().err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 
 from tests.workflows.superres.small import STEP, small_run
 from workflows.cli import main
-from workflows.superres import onnx_file
+from workflows.runs import onnx_file
 from workflows.superres.choices import NETWORKS
 from workflows.superres.model import open_upscaler
 
@@ -34,10 +33,11 @@ def test_the_file_computes_what_the_run_computes(
     out, err = capfd.readouterr()
     assert out.startswith(f"{file}: {network} of step {STEP} of {run}, which enlarges by {scale}")
     assert err == ""
-    properties = {p.key: json.loads(p.value) for p in onnx.load(file).metadata_props}
     trained = open_upscaler(run)
-    reach = trained.network.reach
-    assert properties == {"network": network, "scale": scale, "reach": reach, "step": STEP}
+    assert {entry.key: entry.value for entry in onnx.load(file).metadata_props} == {
+        "stage": "superres", "network": network, "scale": str(scale),
+        "reach": str(trained.network.reach), "step": str(STEP), "model_license": "unknown",
+    }  # fmt: skip
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     (enlarged,) = session.run(None, {"images": (IMAGES / 255).numpy()})
