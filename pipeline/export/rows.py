@@ -97,8 +97,7 @@ def _encoded_files(
     for row in rows:
         if split.readable[row]:
             file = data[row - rows.start]
-            found = format_of(file)
-            yield row, EXTENSIONS.get("" if found is None else found.name, "bin"), file
+            yield row, extension_of(file), file
 
 
 def _png_files(
@@ -117,10 +116,25 @@ def _png_files(
             raise StoreDamagedError(f"{name} is damaged ({e}). Run `tesserae repair`.") from e
         for row in range(start, stop):
             if split.readable[row]:
-                yield row, "png", _png(pixels[row - start])
+                yield row, "png", encode_png(pixels[row - start])
 
 
-def _png(pixels: NDArray[np.uint8]) -> bytes:
+def extension_of(data: bytes) -> str:
+    """Return the extension of an image file by its first bytes, such as `jpg`; `bin`: unknown.
+
+    Args:
+        data: The bytes of the file.
+    """
+    detected = format_of(data)
+    return EXTENSIONS.get("" if detected is None else detected.name, "bin")
+
+
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """Return an image as the bytes of a PNG file, which has exactly its pixels.
+
+    Args:
+        pixels: The image, (h, w, 3) uint8 RGB.
+    """
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()

@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.defaults import is_loopback
-from pipeline.filesystem import write_file
+from pipeline.filesystem import replacing, write_file
 from pipeline.images.probe import probe
 from workflows.search.engine import Answer, Engine, SearchOptions, open_engine
 from workflows.search.options import SearchCommandOptions
 from workflows.search.query import parse_query
 from workflows.search.query_image import read_image
+from workflows.search.results_file import format_of_name, write_results
 from workflows.search.server.security import Guard
 from workflows.terminal.formatting import encodable, printable
 
@@ -47,7 +48,7 @@ def run_search(options: SearchCommandOptions) -> int:
         QueryError: The query is invalid, or names a word, row or class that does not exist.
         TesseraeError: The run or its store cannot be searched, or the port is taken.
         ValueError: Two options contradict each other, or one is invalid.
-        OSError: The file of `--grid` cannot be written.
+        OSError: The file of `--grid` or `--save` cannot be written.
         KeyboardInterrupt: The user pressed Ctrl-C, the only regular end of `--serve`.
     """
     return serve(options) if options.serve else search_once(options)
@@ -57,7 +58,8 @@ def search_once(options: SearchCommandOptions) -> int:
     """Search once, and print the answers to standard output, as tables or with `--json` as JSON.
 
     The images of a split without vectors are embedded first, which writes to the run's folder.
-    `--grid` also writes the images into a PNG file, if there are any. Unknown words that were
+    `--grid` also writes the images into a PNG file, if there are any, and `--save` the results into
+    a file. Unknown words that were
     ignored are printed to standard error.
 
     Args:
@@ -71,18 +73,24 @@ def search_once(options: SearchCommandOptions) -> int:
     Raises:
         QueryError: The query is invalid, or names a word, row or class that does not exist.
         TesseraeError: The run or its store cannot be searched.
-        ValueError: `--grid` is no PNG file, or is combined with `--to words`.
-        OSError: The file of `--grid` cannot be written.
+        ValueError: `--grid` is no PNG file, or is combined with `--to words`; or `--save` names a
+            file of another format.
+        OSError: The file of `--grid` or `--save` cannot be written.
     """
     if options.grid is not None and options.grid.suffix.lower() != ".png":
         raise ValueError(f"--grid is {options.grid}: expected a name that ends in .png.")
     if options.grid is not None and options.to == "words":
         raise ValueError("--grid shows images: expected --to images or both.")
+    save_format = None if options.save is None else format_of_name(options.save.name)
+    if options.save is not None and save_format is None:
+        raise ValueError(
+            f"--save is {options.save}: expected a name that ends in .csv, .json or .zip."
+        )
     data = None if options.image is None else read_image(options.image)
     # Parse before the run is opened, which may take long: a mistake is reported at once.
     query = parse_query(options.query, has_image=data is not None)
     search_options = SearchOptions(
-        k=options.k, to=options.to, classes=options.classes, csls=options.csls
+        k=options.k, to=options.to, classes=options.classes, csls=options.csls, fold=options.fold
     )
     engine = _open_engine(options, digests=False)
     with closing(engine):
@@ -90,6 +98,10 @@ def search_once(options: SearchCommandOptions) -> int:
         answer = engine.search(query, search_options, image_vector=image_vector)
         if options.grid is not None:
             _write_grid(options.grid, engine, answer)
+        if options.save is not None and save_format is not None:
+            with replacing(options.save, durable=False) as file:
+                write_results(answer, engine.gallery, save_format, file)
+            print(f"{options.save}: written", file=sys.stderr)
     if answer.passed_over:
         words = printable(", ".join(answer.passed_over))
         print(f"notice: unknown words, ignored: {words}", file=sys.stderr, flush=True)
@@ -201,8 +213,8 @@ def serve(options: SearchCommandOptions) -> int:
         options: The parsed options of the command, such as
             `SearchCommandOptions(run=Path("runs/devise"), serve=True)`. A host of "" listens on all
             interfaces, and port 0 selects a free one. With `csls`, hubs are measured first. The
-            options `query`, `image`, `grid` and `json` of a single search must not be set; `k`,
-            `to` and `classes` are ignored.
+            options `query`, `image`, `grid`, `save` and `json` of a single search must not be set;
+            `k`, `to`, `classes` and `fold` are ignored.
 
     Returns:
         Never in regular use: Ctrl-C raises KeyboardInterrupt, after which the sockets and the
@@ -217,7 +229,7 @@ def serve(options: SearchCommandOptions) -> int:
     from workflows.search.server import app
     from workflows.search.server.service import SearchService
 
-    for name in ("query", "image", "grid", "json"):
+    for name in ("query", "image", "grid", "save", "json"):
         if getattr(options, name):
             raise ValueError(f"--serve shows a page to search on: omit {name}.")
     # Check names and the port first: a mistake must not show after hours of embedding.

@@ -45,6 +45,8 @@ class SearchOptions:
     """The classes whose images can be answers, by wnid or name; empty: all."""
     csls: bool = False
     """True to score by CSLS, which lowers the scores of hubs: answers near to every query."""
+    fold: bool = True
+    """True to make an image and its copies, such as files of another size, one answer."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,8 @@ class Engine:
             options: The `k` (number of answers, 1 to 1000), `to` (`images`, `words` or `both`), and
                 the filters of images `splits` (names) and `classes` (wnids or names), each empty
                 for all; with `csls` the scores of hubs, which are near to every query, are lowered,
-                and the first such search takes seconds longer (default: 10 images, of any split and
-                class, by cosine).
+                and the first such search takes seconds longer; with `fold`, an image and its copies
+                are one answer (default: 10 images, of any split and class, by cosine, folded).
             image_vector: The unit vector of the image that came with the query, (dim,) float32,
                 from `embed`; None if there is none (default). It is unused unless the query has an
                 `@`.
@@ -110,7 +112,8 @@ class Engine:
             ignored). `images` and `words` have at most `options.k` each, the nearest first; the
             kind that `options.to` excludes is empty. An `ImageHit` has `split`, `row`, `score` (the
             larger, the nearer), `label`, `wnid`, `words` (the names of its class), `query` (one
-            that finds its class) and `key`; a `WordHit` has `words` (the names of a class, or one
+            that finds its class), `key` and `copies` (a tuple with `split`, `row`, `score` and
+            `key` of each copy of it); a `WordHit` has `words` (the names of a class, or one
             word), `wnid`, `score`, `also` (words with the same vector) and `query`. Texts that do
             not apply are empty.
 
@@ -196,7 +199,13 @@ class Engine:
         hubs = [self._image_hubs(entry, by_words=by_words) for entry in splits if options.csls]
         labels = self.images.labels(options.classes)
         return self.images.search(
-            vector, options.k, splits, labels=labels, exclude=query_images, hubs=hubs
+            vector,
+            options.k,
+            splits,
+            labels=labels,
+            exclude=query_images,
+            hubs=hubs,
+            fold=options.fold,
         )
 
     def _words(

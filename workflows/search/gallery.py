@@ -13,6 +13,7 @@ from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from pipeline.errors import DecodeError, StoreDamagedError, StoreError
+from pipeline.export.rows import encode_png, extension_of
 from pipeline.images.formats import JPEG, format_of
 from pipeline.images.jpeg_structure import may_be_rotated, plain_jpeg
 from pipeline.images.resize import resize_squares
@@ -29,6 +30,7 @@ from pipeline.store.recipe import Recipe
 from pipeline.store.split import Split, open_split
 from pipeline.store.table import GROUP_ROWS
 from workflows.reports.images import encode_jpeg
+from workflows.search.duplicates import SIDE, SmallPicture
 from workflows.search.query import QueryError
 
 CACHE_BYTES = 64 * 2**20
@@ -43,6 +45,11 @@ QUALITY = 90
 """Their JPEG quality."""
 MAX_CACHED_GROUPS = 64
 """The number of a table's row groups whose keys are cached: 4.2 million keys, about 150 MB."""
+
+MAX_SOURCE_SIDE = 2**31
+"""A side in pixels that no image has, for which the largest encoded rows suit best."""
+MAX_CACHED_PICTURES = 16_384
+"""The number of small pictures that are cached: about 20 MB."""
 
 
 class Gallery:
@@ -89,6 +96,9 @@ class Gallery:
         self._crop = Crop(share=crop_share)
         self._keys = {name: _Keys(self.objects, name) for name in self.splits}
         self._readers: dict[tuple[str, str], RowSource] = {}
+        self._small_pictures: LRUCache[tuple[str, int], SmallPicture] = LRUCache(
+            MAX_CACHED_PICTURES
+        )
         self._lock = threading.Lock()
         self._disk = ThreadPoolExecutor(4, "images")
 
@@ -199,6 +209,32 @@ class Gallery:
         reader.gather(row_numbers, 0, [out], self._disk)
         return out
 
+    def small_picture(self, split: str, row: int) -> SmallPicture | None:
+        """Return the means of 16 x 16 fields of an image, which are cached; None: unreadable.
+
+        The smallest stored squares are read, or else encoded rows.
+
+        Args:
+            split: The name of a split of the gallery.
+            row: The number of a readable row.
+
+        Raises:
+            KeyError: The gallery has no such split.
+        """
+        with self._lock:
+            small = self._small_pictures.get((split, row))
+        if small is None:
+            sizes = self.splits[split].sizes
+            size = min(sizes) if self._encoded is None else 2 * SIDE
+            try:
+                square = self.rows(split, size, [row])
+            except StoreError:  # damaged, or a request failed
+                return None
+            small = resize_squares(square, SIDE, filter="box")[0]
+            with self._lock:
+                self._small_pictures[split, row] = small
+        return small
+
     def picture_array(self, split: str, side: int) -> str:
         """Return the name of the array that shows pictures of a split best.
 
@@ -236,18 +272,45 @@ class Gallery:
             KeyError: The gallery has no such split.
         """
         opened, name = self.splits[split], self.picture_array(split, side)
-        source = self._reader(split, name)
         if name not in opened.encoded:
-            pixels = np.empty((1, int(name), int(name), 3), np.uint8)
-            source.gather(np.array([row]), pixels, self._disk)
-            return encode_jpeg(pixels[0])
-        encoded = np.empty(1, object)
-        source.gather(np.array([row]), encoded, self._disk)
+            return encode_jpeg(self._square(split, int(name), row))
+        data = self._encoded_row(split, name, row)
         height, width = opened.encoded[name].shape[row].tolist()
-        data = bytes(encoded[0])
         if _may_be_sent(data, width, height):
             return data
         return self._encode_smaller(data, split, row, min(max(side, MIN_SIDE), MAX_SIDE))
+
+    def image_file(self, split: str, row: int) -> tuple[str, bytes]:
+        """Return the best image of a row that the store has, as the extension and bytes of a file.
+
+        Args:
+            split: The name of a split of the gallery.
+            row: The row, which `check` has accepted.
+
+        Returns:
+            The largest encoded row, byte for byte; without encoded rows, the largest square as PNG.
+
+        Raises:
+            StoreDamagedError: A shard is damaged.
+            KeyError: The gallery has no such split.
+        """
+        opened = self.splits[split]
+        if not opened.encoded:
+            return "png", encode_png(self._square(split, max(opened.sizes), row))
+        data = self._encoded_row(
+            split, fitting_encoding(opened.encoded, MAX_SOURCE_SIDE).array_name, row
+        )
+        return extension_of(data), data
+
+    def _square(self, split: str, size: int, row: int) -> NDArray[np.uint8]:
+        pixels: NDArray[np.uint8] = np.empty((size, size, 3), np.uint8)
+        self._reader(split, str(size)).gather(np.array([row]), pixels[None], self._disk)
+        return pixels
+
+    def _encoded_row(self, split: str, name: str, row: int) -> bytes:
+        encoded = np.empty(1, object)
+        self._reader(split, name).gather(np.array([row]), encoded, self._disk)
+        return bytes(encoded[0])
 
     def _encode_smaller(self, data: bytes, split: str, row: int, short_side: int) -> bytes:
         from pipeline.images.decode import decode

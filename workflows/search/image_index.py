@@ -6,13 +6,14 @@ import difflib
 import functools
 import threading
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.neighbours.csls import NEAREST, Hubs, measure_hubs
+from workflows.search.duplicates import SmallPicture, originals
 from workflows.search.gallery import Gallery
 from workflows.search.query import QueryError
 from workflows.search.vector_store import EmbeddedSplit
@@ -20,6 +21,24 @@ from workflows.search.word_index import Word, WordIndex, names_of
 
 MAX_EXHAUSTIVE_ROWS = 5000
 """The number of rows that pass a filter up to which all are compared, with any kind of index."""
+
+
+MAX_CANDIDATES = 2_000
+"""The number of nearest images, at most, among which copies are looked for."""
+
+
+@dataclass(frozen=True)
+class ImageCopy:
+    """A copy of an image that is an answer."""
+
+    split: str
+    """The name of its split."""
+    row: int
+    """Its row in the split, from 0."""
+    score: float
+    """Its own score."""
+    key: str
+    """The key of its sample."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +61,8 @@ class ImageHit:
     """The query that finds images of its class; empty if there is none."""
     key: str
     """The key of its sample."""
+    copies: tuple[ImageCopy, ...] = ()
+    """The copies of the image that are nearly as near, the nearest first."""
 
 
 class _RankedRow(NamedTuple):
@@ -108,6 +129,7 @@ class ImageIndex:
         labels: NDArray[np.bool_] | None = None,
         exclude: Collection[tuple[str, int]] = (),
         hubs: Sequence[Hubs | None] = (),
+        fold: bool = True,
     ) -> list[ImageHit]:
         """Return the images nearest to a vector, the nearest first.
 
@@ -121,28 +143,75 @@ class ImageIndex:
             hubs: The result of `hubs` for each split, in the order of *splits*, with None for a
                 split to be scored by cosine; with hubs, scores are CSLS, which lowers those of hubs
                 (default: empty, for cosines).
+            fold: True to make an image and its copies, such as files of another size or quality,
+                one answer (default).
 
         Returns:
             At most *k* images over all splits, each with `split`, `row`, `score` (the larger, the
             nearer), `label`, `wnid`, `words` (the names of its class), `query` (one that finds its
-            class) and `key`; equal scores are ordered by the position of the split in *splits*,
-            then by row. An image and its mirrored copy count once.
+            class), `key` and `copies`; equal scores are ordered by the position of the split in
+            *splits*, then by row. An image and its mirrored copy count once.
 
         Raises:
             ValueError: The vector is zero, not finite or of another length, or k is less than 1.
             StoreDamagedError: The table of the samples is unreadable.
         """
-        hits: list[_RankedRow] = []
         shift = _mean_similarity(vector, splits) if any(hubs) else 0.0
+        count = k
+        while True:
+            ranked = self._ranked(vector, count, splits, labels, exclude, hubs, shift)
+            groups = self._groups(splits, ranked) if fold else [[near] for near in ranked]
+            if len(groups) >= k or len(ranked) < count or count >= MAX_CANDIDATES:
+                return [self._folded(splits, group) for group in groups[:k]]
+            count = min(4 * count, MAX_CANDIDATES)
+
+    def _ranked(
+        self,
+        vector: NDArray[np.float64],
+        count: int,
+        splits: Sequence[EmbeddedSplit],
+        labels: NDArray[np.bool_] | None,
+        exclude: Collection[tuple[str, int]],
+        hubs: Sequence[Hubs | None],
+        shift: float,
+    ) -> list[_RankedRow]:
+        """Return the rows nearest to a vector over all splits, at most *count*."""
+        ranked: list[_RankedRow] = []
         for index, embedded in enumerate(splits):
             excluded_rows = {row for split, row in exclude if split == embedded.name}
             split_hubs = hubs[index] if hubs else None
-            near = _nearest(embedded, vector, k + len(excluded_rows), labels, split_hubs, shift)
-            hits += [
+            near = _nearest(embedded, vector, count + len(excluded_rows), labels, split_hubs, shift)
+            ranked += [
                 _RankedRow(score, index, row) for score, row in near if row not in excluded_rows
             ]
-        hits.sort(key=lambda near: (-near.score, near.split, near.row))
-        return [self._hit(splits[near.split], near.row, near.score) for near in hits[:k]]
+        ranked.sort(key=lambda near: (-near.score, near.split, near.row))
+        return ranked[:count]
+
+    def _groups(
+        self, splits: Sequence[EmbeddedSplit], ranked: Sequence[_RankedRow]
+    ) -> list[list[_RankedRow]]:
+        """Return groups of copies in the order of their first, which is the nearest of them."""
+        if not ranked:
+            return []
+        vectors = np.stack([splits[near.split].vector(near.row) for near in ranked])
+
+        def small_picture(index: int) -> SmallPicture | None:
+            near = ranked[index]
+            return self._gallery.small_picture(splits[near.split].name, near.row)
+
+        groups: dict[int, list[_RankedRow]] = {}
+        for near, original in zip(ranked, originals(vectors, small_picture), strict=True):
+            groups.setdefault(original, []).append(near)
+        return list(groups.values())
+
+    def _folded(self, splits: Sequence[EmbeddedSplit], group: Sequence[_RankedRow]) -> ImageHit:
+        first, *copies = group
+        hit = self._hit(splits[first.split], first.row, first.score)
+        return replace(hit, copies=tuple(self._copy(splits[c.split], c) for c in copies))
+
+    def _copy(self, embedded: EmbeddedSplit, near: _RankedRow) -> ImageCopy:
+        key = self._gallery.key(embedded.name, near.row)
+        return ImageCopy(embedded.name, near.row, near.score, key)
 
     def _hit(self, embedded: EmbeddedSplit, row: int, score: float) -> ImageHit:
         label = int(embedded.split.labels[row])

@@ -52,11 +52,24 @@ class SearchCommandOptions(Options):
         implied="cosine similarity",
         group=_RESULTS,
     )
+    fold: bool = option(
+        True,
+        "make an image and its copies, such as files of another size or quality, one result",
+        group=_RESULTS,
+    )
     json: bool = option(False, "print the results as one JSON document", group=_RESULTS)
     grid: Path | None = option(
         None,
         "also write the images that match as a grid into this PNG file",
         metavar="OUT.png",
+        group=_RESULTS,
+    )
+
+    save: Path | None = option(
+        None,
+        "also write the results into this file: a table (.csv), a document (.json), or both with"
+        " the images (.zip)",
+        metavar="FILE",
         group=_RESULTS,
     )
 

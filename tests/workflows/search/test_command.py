@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import signal
 import urllib.request
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,6 +101,39 @@ def test_free_text_is_searched_by_its_known_words(search: Command) -> None:
     assert output == search("red", "--k", 3)[1]
     assert errors.splitlines()[-1] == "notice: unknown words, ignored: a, photo, of"
     assert json.loads(search("dark blue, red", "--json")[1])["passed_over"] == []
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json", "zip"])
+def test_results_are_saved(search: Command, tmp_path: Path, suffix: str) -> None:
+    """The file replaces an older one, and the table is printed as without it."""
+    file = tmp_path / f"results.{suffix}"
+    file.write_bytes(b"old")
+    status, output, errors = search("yellow", "--k", 3, "--save", file)
+    assert (status, f"{file}: written" in errors) == (0, True)
+    assert output == search("yellow", "--k", 3)[1]
+    data = file.read_bytes()
+    if suffix == "csv":
+        assert [line["wnid"] for line in csv.DictReader(data.decode().splitlines())] == [
+            "n00000003"
+        ] * 3
+    elif suffix == "json":
+        assert json.loads(data) == json.loads(search("yellow", "--k", 3, "--json")[1])
+    else:
+        with zipfile.ZipFile(file) as archive:
+            assert len(archive.namelist()) == 5
+
+
+def test_results_cannot_be_saved_in_another_format(search: Command, tmp_path: Path) -> None:
+    """The mistake is reported before the run is opened; so is one with --serve."""
+    status, _, errors = search("yellow", "--save", tmp_path / "results.xlsx")
+    assert (status, "ends in .csv, .json or .zip" in errors) == (1, True)
+    status, _, errors = search("--serve", "--save", tmp_path / "results.csv")
+    assert (status, "omit save" in errors) == (1, True)
+
+
+def test_copies_are_results_of_their_own_with_no_fold(search: Command) -> None:
+    """The toy's images are no copies, so that both tables are equal."""
+    assert search("yellow", "--k", 3, "--no-fold")[1] == search("yellow", "--k", 3)[1]
 
 
 def test_an_image_is_combined_with_words(search: Command, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +14,17 @@ import pytest
 
 from tests.browser import contrast, emulated, images_without_text, page_width, rgb
 from tests.commands import wait_until
+from tests.images import prepare_inline
 from tests.workflows.search.conftest import Opener
 from tests.workflows.search.serving import Running, serving
-from tests.workflows.search.toy import CLASSES, Toy, make_store, paint
+from tests.workflows.search.toy import (
+    CLASSES,
+    SIZE,
+    Toy,
+    make_copied_store,
+    make_store,
+    paint,
+)
 from workflows.search import engine as engine_room
 
 
@@ -124,6 +133,66 @@ def test_the_page_starts_with_examples_and_images(page: Page) -> None:
     page.driver.find_element("css selector", "#words a").click()
     assert page.waits_for("red")
     assert "images for red" in page["status"].text
+
+
+def test_copies_of_an_image_are_listed_with_it(
+    chromium: Any, open_run: Opener, tmp_path: Path
+) -> None:
+    """Each is a link that searches with it; an option shows them as images of their own."""
+    with serving(open_run(Toy(make_copied_store(tmp_path / "copies")))) as running:
+        page = Page(chromium, running.url).open("?q=red")
+        assert len(page.names()) == 14
+        details = page.driver.find_elements("css selector", "#images .copies")
+        assert sorted(one.text for one in details) == ["and 1 copy", "and 1 copy", "and 2 copies"]
+        (two,) = [one for one in details if "2 copies" in one.text]
+        two.find_element("css selector", "summary").click()
+        links = two.find_elements("css selector", "a")
+        assert {link.text for link in links} <= {"5.png", "a.png", "b.png"}
+        q = links[0].get_attribute("data-q")
+        links[0].click()
+        assert page.waits_for(q)
+        assert q not in page.names()
+        page.open("?q=red&fold=0")
+        assert len(page.names()) == 18
+        assert page.driver.find_elements("css selector", "#images .copies") == []
+        page["help"].find_element("css selector", "summary").click()
+        assert page["unfolded"].is_selected()
+        page["unfolded"].click()
+        assert wait_until(lambda: len(page.names()) == 14, 10)
+        assert "fold" not in page.driver.current_url
+        assert page.complaints() == []
+
+
+def test_results_are_downloaded_by_links(page: Page, running: Running) -> None:
+    """The links have the query, the options and the number of images on the page."""
+    assert not page["downloads"].is_displayed()
+    page.open("?q=green&split=val&k=5")
+    links = page["downloads"].find_elements("css selector", "a")
+    assert [link.text for link in links] == ["table (CSV)", "document (JSON)", "images (ZIP)"]
+    address = urlsplit(links[1].get_attribute("href"))
+    reply = running.ask(f"{address.path}?{address.query}")
+    hits = json.loads(reply.body)["images"]
+    assert page.names() == [f"#{hit['split']}:{hit['row']}" for hit in hits]
+    page.open("")
+    assert not page["downloads"].is_displayed()
+
+
+def test_images_without_a_class_are_called_by_their_files(
+    chromium: Any, open_run: Opener, tmp_path: Path
+) -> None:
+    """A store without classes has no filter by class."""
+    for index in range(3):
+        (tmp_path / "source").mkdir(exist_ok=True)
+        paint(index, 1).save(tmp_path / "source" / f"photo{index}.png")
+    store = str(tmp_path / "store")
+    prepare_inline(tmp_path / "source", store, sizes=(SIZE,))
+    with serving(open_run(Toy(store))) as running:
+        page = Page(chromium, running.url).open("?q=red")
+        captions = page.driver.find_elements("css selector", "#images .caption")
+        assert captions[0].text.startswith("photo0.png")
+        page["help"].find_element("css selector", "summary").click()
+        assert not page["class"].is_displayed()
+        assert page.complaints() == []
 
 
 def test_a_query_is_searched_while_it_is_typed(page: Page, running: Running) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -171,4 +172,42 @@ def make_store(root: Path, *, train: int = 42, val: int = 14, bad: int = 3) -> s
     prepare_inline(make_source(root / "train", train, bad=bad), store, **options)
     source = make_source(root / "val", val, first=1000)
     prepare_inline(source, store, split="val", run="val-inline", **options)
+    return store
+
+
+def photograph(seed: int, side: int = 96) -> Image.Image:
+    """Return an image of random shapes, with the spectrum of a photograph."""
+    rng = np.random.default_rng(seed)
+    levels = np.zeros((side, side, 3))
+    for step in (3, 6, 12, 24):
+        coarse = Image.fromarray(rng.integers(0, 256, (step, step, 3), np.uint8))
+        levels += np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC)) / step
+    levels -= levels.min()
+    return Image.fromarray((255 * levels / levels.max()).astype(np.uint8))
+
+
+def compressed(image: Image.Image, quality: int) -> Image.Image:
+    """Return an image as it is after JPEG of a quality."""
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return Image.open(file).convert("RGB")
+
+
+def make_copied_store(root: Path) -> str:
+    """Prepare 12 pictures in train and 3 in val, of which 3 have copies in other files.
+
+    The files `5`, `a` and `b` of train are one picture, `7` and `c`, and `2` of train and of val.
+    """
+    source = root / "source"
+    for split, seeds in (("train", range(12)), ("val", (2, 100, 101))):
+        for seed in seeds:
+            file = source / split / "n00000000" / f"{seed}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            photograph(seed).save(file)
+    for name, seed, quality in (("a", 5, 60), ("b", 5, 40), ("c", 7, 50)):
+        compressed(photograph(seed), quality).save(source / "train" / "n00000000" / f"{name}.png")
+    store = str(root / "store")
+    for split in ("train", "val"):
+        run = f"{split}-inline"
+        prepare_inline(source / split, store, sizes=(SIZE,), split=split, run=run)
     return store

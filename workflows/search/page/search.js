@@ -1,10 +1,12 @@
 "use strict";
 
-// The page shows the state in its address: ?q=, &given=, &split=, &class=, &csls=, &k=. Names from
+// The page shows the state in its address: ?q=, &given=, &split=, &class=, &csls=, &fold=, &k=. Names from
 // data are only ever inserted as text, never as markup.
 
 const TYPING_DELAY_MS = 180; // from the last key press to the search
 const DEFAULT_K = 36, MAX_K = 288;
+const OPTIONS = ["split", "class", "csls", "fold"];
+const DOWNLOADS = { csv: "table (CSV)", json: "document (JSON)", zip: "images (ZIP)" };
 const THUMBNAIL_SIZE = Math.min(4, window.devicePixelRatio || 1) * 160;
 
 const byId = (id) => document.getElementById(id);
@@ -20,13 +22,13 @@ function stateOf(search) {
   const parameters = new URLSearchParams(search);
   const k = Number.parseInt(parameters.get("k") || "", 10);
   return { q: parameters.get("q") || "", given: parameters.get("given") || "", split: parameters.get("split") || "",
-    class: parameters.get("class") || "", csls: parameters.get("csls") || "",
+    class: parameters.get("class") || "", csls: parameters.get("csls") || "", fold: parameters.get("fold") || "",
     k: k > 0 ? Math.min(k, MAX_K) : DEFAULT_K };
 }
 
 function addressOf(state) {
   const parameters = new URLSearchParams();
-  for (const name of ["q", "given", "split", "class", "csls"]) {
+  for (const name of ["q", "given", ...OPTIONS]) {
     if (state[name]) parameters.set(name, state[name]);
   }
   if (state.k !== DEFAULT_K) parameters.set("k", String(state.k));
@@ -63,6 +65,7 @@ async function show(state, quiet = false) {
   byId("split").value = state.split;
   byId("class").value = state.class;
   byId("csls").checked = state.csls === "1";
+  byId("unfolded").checked = state.fold === "0";
   showUpload(state.given);
   document.title = state.q ? `${state.q} - Tesserae` : "Search - Tesserae";
   try {
@@ -81,9 +84,14 @@ async function show(state, quiet = false) {
   }
 }
 
-async function requestSearch(state, signal) {
+function optionsOf(state) {
   const options = new URLSearchParams({ q: state.q, to: "both", k: String(state.k) });
-  for (const name of ["split", "class", "csls"]) if (state[name]) options.set(name, state[name]);
+  for (const name of OPTIONS) if (state[name]) options.set(name, state[name]);
+  return options;
+}
+
+async function requestSearch(state, signal) {
+  const options = optionsOf(state);
   const parameters = new URLSearchParams(options);
   if (state.given) parameters.set("given", state.given);
   const response = await explainUnreachable(fetch(`api/search?${parameters}`, { signal }));
@@ -121,7 +129,7 @@ function fail(text) {
 function clear() {
   byId("status").textContent = "";
   for (const id of ["words", "images"]) byId(id).replaceChildren();
-  for (const id of ["words-section", "images-section", "more-images"]) byId(id).hidden = true;
+  for (const id of ["words-section", "images-section", "more-images", "downloads"]) byId(id).hidden = true;
 }
 
 function showAnswer(result, state, milliseconds) {
@@ -131,6 +139,7 @@ function showAnswer(result, state, milliseconds) {
   byId("words-section").hidden = !result.words.length;
   byId("images-heading").textContent = "Nearest images";
   showImages(result.images, state);
+  showDownloads(state, result.given);
   byId("more-images").hidden = result.images.length < state.k || state.k >= MAX_K;
   const count = result.images.length;
   const without = result.passed_over?.length
@@ -154,7 +163,7 @@ async function welcome(signal) {
   byId("words-section").hidden = !about.examples.length;
   byId("images-heading").textContent = "Sample images";
   showImages(about.first, currentState());
-  byId("more-images").hidden = true;
+  byId("more-images").hidden = byId("downloads").hidden = true;
 }
 
 // --- elements ------------------------------------------------------------------------------------
@@ -198,26 +207,50 @@ function showImages(hits, state) {
   byId("images-section").hidden = !hits.length;
 }
 
+/** Links to the answers on the page as files. */
+function showDownloads(state, given) {
+  const links = Object.entries(DOWNLOADS).map(([format, name]) => {
+    const parameters = optionsOf(state);
+    parameters.set("format", format);
+    if (given) parameters.set("given", given);
+    return element("a", { href: `api/download?${parameters}`, download: "", textContent: name });
+  });
+  byId("downloads").replaceChildren("Download: ", ...links.flatMap((anchor, index) => (index ? [", ", anchor] : [anchor])));
+  byId("downloads").hidden = false;
+}
+
+/** The copies of an image, which are one answer with it. */
+function copiesOf(hit) {
+  const count = `${hit.copies.length} ${hit.copies.length === 1 ? "copy" : "copies"}`;
+  const links = hit.copies.map((copy) => element("li", {}, link(nameOf(copy), { textContent: visible(copy.key.split("/").pop()),
+    title: `${visible(copy.key)} (${nameOf(copy)})`, dir: "auto" })));
+  return element("details", { className: "copies" }, element("summary", { textContent: `and ${count}` }),
+    element("ul", {}, ...links));
+}
+
 function imageItem(hit, state) {
   const name = nameOf(hit);
-  const words = visible(hit.words) || "no class";
+  const file = visible(hit.key.split("/").pop());
+  const words = visible(hit.words) || file; // an image without a class is called by its file
   const image = element("img", { alt: `${words}, ${hit.split} row ${hit.row}`, width: 160, height: 160,
     loading: "lazy", decoding: "async",
     src: `thumb/${encodeURIComponent(hit.split)}/${hit.row}.jpg?size=${Math.round(THUMBNAIL_SIZE)}` });
   image.addEventListener("error", () => { image.alt = `${name} cannot be shown`; }, { once: true });
   const anchor = link(name, { className: "image", title: `Search with ${name}` }, image);
   anchor.dataset.name = name;
-  const caption = { textContent: firstName(words), title: `${words} (${visible(hit.wnid)})`, dir: "auto" };
+  const caption = { textContent: hit.words ? firstName(words) : file, dir: "auto",
+    title: hit.words ? `${words} (${visible(hit.wnid)})` : visible(hit.key) };
   const label = hit.query ? link(hit.query, caption) : element("span", caption);
   const score = state.q || state.given ? hit.score.toFixed(3) : "";
   const add = element("button", { type: "button", className: "add", textContent: "+", tabIndex: -1,
     title: `Add ${name} to the query` });
   add.setAttribute("aria-label", `Add ${name} to the query`);
   add.addEventListener("click", () => addTerm(name));
-  const key = element("span", { className: "key", textContent: visible(hit.key.split("/").pop()), dir: "auto",
+  const key = element("span", { className: "key", textContent: hit.words ? file : "", dir: "auto",
     title: `${visible(hit.key)} (${name})` });
   return element("li", {}, anchor, add,
-    element("div", { className: "caption" }, label, element("span", { className: "score", textContent: score })), key);
+    element("div", { className: "caption" }, label, element("span", { className: "score", textContent: score })), key,
+    ...(hit.copies.length ? [copiesOf(hit)] : []));
 }
 
 function addTerm(name) {
@@ -287,6 +320,9 @@ byId("split").addEventListener("change", () => go({ ...currentState(), split: by
 byId("class").addEventListener("change", () => go({ ...currentState(), class: byId("class").value.trim(), k: DEFAULT_K }));
 byId("csls").addEventListener("change", () => {
   go({ ...currentState(), csls: byId("csls").checked ? "1" : "", k: DEFAULT_K });
+});
+byId("unfolded").addEventListener("change", () => {
+  go({ ...currentState(), fold: byId("unfolded").checked ? "0" : "", k: DEFAULT_K });
 });
 byId("more-images").addEventListener("click", () => {
   go({ ...currentState(), k: Math.min(MAX_K, 2 * currentState().k) }, { replace: true });
@@ -392,6 +428,7 @@ async function loadAbout(signal) {
     byId("split").append(element("option", { value: split.name, textContent }));
   }
   byId("split-option").hidden = about.splits.length < 2;
+  byId("class-option").hidden = !about.store_classes;
   byId("csls-option").hidden = !about.csls;
   byId("file").accept = about.formats.map((name) => `image/${name.toLowerCase()}`).join(",");
 }

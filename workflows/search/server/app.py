@@ -4,6 +4,7 @@
     GET  /api/about                     a description of the engine
     GET  /api/search?q=                 answers; k, to, split, class, csls, given: `read_options`
     POST /api/search?q=                 answers for the image in the body
+    GET  /api/download?q=               answers as a file; format, and the arguments of a search
     GET  /thumb/<split>/<row>.jpg       a stored image, of the size nearest to ?size=
     GET  /given/<name>.jpg              an uploaded image, in the size that the model took
 
@@ -34,7 +35,7 @@ from workflows.search.server.handlers import (
     ThumbnailHandler,
     UploadHandler,
 )
-from workflows.search.server.search_handler import BODY_SECONDS, SearchHandler
+from workflows.search.server.search_handler import BODY_SECONDS, DownloadHandler, SearchHandler
 from workflows.search.server.service import FILES, SearchService
 
 IDLE_SECONDS = 30.0
@@ -58,6 +59,7 @@ def application(service: SearchService) -> web.Application:
             (r"/favicon\.ico", FaviconHandler, arguments),
             (r"/api/about", AboutHandler, arguments),
             (r"/api/search", SearchHandler, arguments),
+            (r"/api/download", DownloadHandler, arguments),
             (r"/thumb/([^/]+)/([^/]+)\.jpg", ThumbnailHandler, arguments),
             (r"/given/([0-9a-f]{32})\.jpg", UploadHandler, arguments),
         ],

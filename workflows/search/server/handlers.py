@@ -62,10 +62,11 @@ def search_page_facts(service: SearchService) -> dict[str, Any]:
 
     Returns:
         `store` (the last part of its path), `splits` (a list with `name`, `rows` (the number of
-        readable rows) and `index` (a description) of each), the numbers `classes`, `words` and
-        `dim`, `csls` (True if it is available), `formats` (the names of the accepted image
-        formats), the limits `most_bytes` (of an upload) and `most_answers`, `examples` (up to three
-        queries as text) and `first` (the fields of an `ImageHit` for each of up to 24 images).
+        readable rows) and `index` (a description) of each), the numbers `classes` (of the model),
+        `store_classes`, `words` and `dim`, `csls` (True if it is available), `formats` (the names
+        of the accepted image formats), the limits `most_bytes` (of an upload) and `most_answers`,
+        `examples` (up to three queries as text) and `first` (the fields of an `ImageHit` for each
+        of up to 24 images).
 
     Raises:
         StoreDamagedError: The table of the samples is unreadable.
@@ -78,6 +79,7 @@ def search_page_facts(service: SearchService) -> dict[str, Any]:
             for name, embedded in engine.embedded.items()
         ],
         "classes": len(engine.model.classes),
+        "store_classes": len(engine.gallery.recipe.classes),
         "words": len(engine.words),
         "dim": engine.model.dim,
         "csls": service.csls,

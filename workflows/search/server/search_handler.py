@@ -1,11 +1,12 @@
-"""The handler of search requests and of the images that may come with them."""
+"""The handlers of searches, of the images that may come with them, and of results as files."""
 
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import IO, Any
 
 from tornado import web
 
@@ -17,16 +18,85 @@ from workflows.search.query_image import (
     accepted_format_of,
     unsupported_query_image_message,
 )
+from workflows.search.results_file import CSV, FORMATS, write_results
 from workflows.search.server.base_handler import BaseHandler
 from workflows.search.server.service import MAX_UPLOADS, SearchService
 from workflows.search.server.uploads import Upload
 
 BODY_SECONDS = 60.0
 """The number of seconds that an upload may take."""
+MAX_MEMORY_BYTES = 16 * 2**20
+"""The size of a download beyond which it is kept in a temporary file instead of in memory."""
+SENT_BYTES = 2**18
+"""The bytes of a download that are sent at once."""
+
+
+class QueryHandler(BaseHandler):
+    """The base of handlers of requests that have a query and the options of a search."""
+
+    def find_upload(self) -> Upload | None:
+        """Return the image that the argument `given` names; None if there is no such argument.
+
+        Raises:
+            tornado.web.HTTPError: It is no longer in the cache (status 410).
+        """
+        name = self.get_query_argument("given", "")
+        upload = self.service.upload_cache.get(name) if name else None
+        if name and upload is None:
+            raise web.HTTPError(410, "that image is no longer in the cache: upload it again.")
+        return upload
+
+    def parse_request(self, *, has_image: bool) -> tuple[Query, SearchOptions]:
+        """Return the query and the options of the request.
+
+        Args:
+            has_image: True if an image comes with the query.
+
+        Raises:
+            QueryError: The query or an option is invalid, or is not available.
+        """
+        options = read_options(self.get_query_argument, self.get_query_arguments)
+        if options.csls and not self.service.csls:
+            raise QueryError("CSLS is not available: start the server with --csls.")
+        return parse_query(self.get_query_argument("q", ""), has_image=has_image), options
+
+
+class DownloadHandler(QueryHandler):
+    """The handler of results as files."""
+
+    async def get(self) -> None:
+        """Respond with a file of the results of a query: `?format=` csv, json or zip."""
+        format = self.get_query_argument("format", CSV)
+        if format not in FORMATS:
+            expected = ", ".join(FORMATS)
+            self.refuse(400, f"format is {format[:20]!r}: expected one of {expected}.")
+            return
+        upload = self.find_upload()
+        query, options = self.parse_request(has_image=upload is not None)
+        engine = self.service.engine
+
+        def write() -> IO[bytes]:
+            vector = None if upload is None else upload.vector
+            answer = engine.search(query, options, image_vector=vector)
+            file: IO[bytes] = tempfile.SpooledTemporaryFile(MAX_MEMORY_BYTES)  # noqa: SIM115
+            write_results(answer, engine.gallery, format, file)
+            return file
+
+        with await self.in_thread(self.service.downloads, write) as file:
+            self.set_header("Content-Type", FORMATS[format])
+            self.set_header(
+                "Content-Disposition", f'attachment; filename="search-results.{format}"'
+            )
+            self.set_header("Content-Length", str(file.tell()))
+            file.seek(0)
+            while piece := file.read(SENT_BYTES):
+                self.write(piece)
+                await self.flush()
+        self.finish()
 
 
 @web.stream_request_body
-class SearchHandler(BaseHandler):
+class SearchHandler(QueryHandler):
     """The handler of searches; the body of a POST request is an image, read as a stream."""
 
     def initialize(self, service: SearchService) -> None:
@@ -94,12 +164,8 @@ class SearchHandler(BaseHandler):
 
     async def get(self) -> None:
         """Respond to a query of words, stored images and an image that was uploaded before."""
-        name = self.get_query_argument("given", "")
-        upload = self.service.upload_cache.get(name) if name else None
-        if name and upload is None:
-            self.refuse(410, "that image is no longer in the cache: upload it again.")
-            return
-        await self._answer(*self._parse_request(has_image=upload is not None), upload)
+        upload = self.find_upload()
+        await self._answer(*self.parse_request(has_image=upload is not None), upload)
 
     async def post(self) -> None:
         """Respond to a query with the image in the body."""
@@ -109,16 +175,10 @@ class SearchHandler(BaseHandler):
             self.refuse(415, unsupported_query_image_message("the file", bytes(self._body)))
             return
         # Parse first: a mistake in the query is reported without decoding the image.
-        query_and_options = self._parse_request(has_image=True)
+        query_and_options = self.parse_request(has_image=True)
         add = self.service.upload_cache.add
         upload = await self.in_thread(self.service.uploads, add, bytes(self._body))
         await self._answer(*query_and_options, upload)
-
-    def _parse_request(self, *, has_image: bool) -> tuple[Query, SearchOptions]:
-        options = read_options(self.get_query_argument, self.get_query_arguments)
-        if options.csls and not self.service.csls:
-            raise QueryError("CSLS is not available: start the server with --csls.")
-        return parse_query(self.get_query_argument("q", ""), has_image=has_image), options
 
     async def _answer(self, query: Query, options: SearchOptions, upload: Upload | None) -> None:
         engine = self.service.engine
@@ -138,7 +198,8 @@ def read_options(
 
     The arguments are k, the number of answers (default 24); to, which is images, words or both
     (default images); split and class, which may be repeated and restrict the images (default: all);
-    and csls=1, which lowers the scores of hubs. Their values are checked by `Engine.search`.
+    csls=1, which lowers the scores of hubs; and fold=0, with which copies of an image are answers
+    of their own. Their values are checked by `Engine.search`.
 
     Args:
         get_one: A function (name, default) that returns the text of one argument, or the default.
@@ -157,4 +218,5 @@ def read_options(
         splits=tuple(name for name in get_all("split") if name),
         classes=tuple(name for name in get_all("class") if name),
         csls=get_one("csls", "0") == "1",
+        fold=get_one("fold", "1") != "0",
     )

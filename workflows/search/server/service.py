@@ -54,12 +54,13 @@ class SearchService:
         self.uploads = BoundedThreadPool(
             "upload", threads=2, max_waiting=MAX_UPLOADS, timeout_seconds=30
         )
+        self.downloads = BoundedThreadPool("download", threads=1, max_waiting=4, timeout_seconds=60)
         self.files = {
             url: ((PAGE / name).read_bytes(), kind) for url, (name, kind) in FILES.items()
         }
 
     def close(self) -> None:
         """Wait for running calls, and end the child processes."""
-        for pool in (self.searches, self.thumbs, self.uploads):
+        for pool in (self.searches, self.thumbs, self.uploads, self.downloads):
             pool.close()
         self.upload_cache.close()

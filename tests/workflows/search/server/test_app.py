@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import csv
 import io
+import json
 import re
 import socket
 import struct
 import threading
 import time
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import closing
@@ -39,6 +42,7 @@ from tests.workflows.search.toy import (
 from workflows.search import engine as engine_room
 from workflows.search.gallery import Gallery
 from workflows.search.query_image import MAX_IMAGE_BYTES, ImagePreprocessor
+from workflows.search.results_file import FORMATS
 from workflows.search.server import app, search_handler, service
 from workflows.search.server.connections import Connections
 from workflows.search.server.security import HEADERS, Guard
@@ -63,7 +67,8 @@ def _lives(running: Running) -> Iterator[None]:
     yield
     assert running.ask("/api/about").status == 200
     assert wait_until(lambda: running.service.uploading == 0, 10)
-    for pool in (running.service.searches, running.service.thumbs, running.service.uploads):
+    service = running.service
+    for pool in (service.searches, service.thumbs, service.uploads, service.downloads):
         assert wait_until(lambda pool=pool: pool._slots._value == pool._capacity, 10)
 
 
@@ -144,6 +149,68 @@ def test_answers_are_those_of_the_engine(running: Running) -> None:
     assert {hit["label"] for hit in filtered["images"]} == {0, 1}
     assert running.search("red").json()["words"] == []
     assert len(running.search("red").json()["images"]) == 24
+
+
+def test_results_are_downloaded(running: Running) -> None:
+    """A file has the results of the same search, and a name."""
+    answer = running.search("red + blue", k=5, to="both", split="val").json()
+    answer.pop("given")
+    for format, kind in FORMATS.items():
+        reply = running.ask(f"/api/download?q=red+%2B+blue&k=5&to=both&split=val&format={format}")
+        assert (reply.status, reply.headers["content-type"]) == (200, kind)
+        name = f'attachment; filename="search-results.{format}"'
+        assert reply.headers["content-disposition"] == name
+        assert int(reply.headers["content-length"]) == len(reply.body)
+        if format == "csv":
+            lines = list(csv.DictReader(io.StringIO(reply.body.decode())))
+            rows = [(line["split"], int(line["row"])) for line in lines if line["kind"] == "image"]
+            assert rows == [(hit["split"], hit["row"]) for hit in answer["images"]]
+        elif format == "json":
+            assert json.loads(reply.body) == answer
+        else:
+            with zipfile.ZipFile(io.BytesIO(reply.body)) as archive:
+                assert archive.testzip() is None
+                assert len(archive.namelist()) == 7
+
+
+def test_results_of_an_upload_are_downloaded(running: Running) -> None:
+    """An upload that is no longer in the cache is reported with status 410."""
+    given = running.search("", body=png(2), k=3).json()["given"]
+    reply = running.ask(f"/api/download?q=%40&given={given}&format=json&k=3")
+    assert len(json.loads(reply.body)["images"]) == 3
+    gone = running.ask(f"/api/download?q=%40&given={'0' * 32}&format=json")
+    assert (gone.status, "upload it again" in gone.error) == (410, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("q=red&format=exe", "format is 'exe': expected one of csv, json, zip."),
+        ("format=csv", "the query is empty"),
+        ("q=%40&format=csv", "add an image"),
+        ("q=red&format=csv&k=1001", "k is 1001"),
+        ("q=xyzzy&format=csv", "is unknown"),
+    ],
+)
+def test_an_invalid_download_is_an_error_message(
+    running: Running, arguments: str, expected: str
+) -> None:
+    """It is JSON with status 400, as for a search."""
+    reply = running.ask(f"/api/download?{arguments}")
+    assert (reply.status, "content-disposition" in reply.headers) == (400, False)
+    assert expected in reply.error
+
+
+def test_a_download_that_is_broken_off_leaves_no_error(
+    running: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The client leaves after the first bytes of an archive."""
+    with running.connect() as opened:
+        request = "GET /api/download?q=red&k=53&format=zip HTTP/1.1"
+        opened.sendall(f"{request}\r\nHost: 127.0.0.1:{running.port}\r\n\r\n".encode())
+        assert opened.recv(100)
+    assert running.ask("/api/about").status == 200
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_an_image_is_uploaded_and_searched_with(running: Running) -> None:
