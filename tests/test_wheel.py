@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from workflows.setup.detect_pillow import PILLOW_SIMD, why_stock
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("pipeline", "workflows", "cluster")
 BUILD_INPUTS = ("tesserae.py", "tesserae_command.py", "pyproject.toml", "docs/pip.md", "LICENSE")
@@ -120,6 +122,35 @@ def clean(*words: object, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         list(map(str, words)), cwd=folder, env=kept, capture_output=True, text=True, check=False
     )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_pillow_simd_of_beforehand_is_mended(wheel: Path, tmp_path: Path) -> None:
+    """Pip puts Pillow over it; the doctor says so, its cure works, and pip keeps the result."""
+    if reason := why_stock("auto"):
+        pytest.skip(f"Pillow-SIMD cannot be compiled, because {reason}")
+    venv.create(tmp_path / "venv", with_pip=True)
+    programs = tmp_path / "venv" / "bin"
+    pip = (programs / "python", "-m", "pip", "install", "--quiet")
+    if (done := clean(*pip, f"pillow-simd=={PILLOW_SIMD}", folder=tmp_path)).returncode:
+        pytest.skip(f"there is no package index: {done.stderr[-200:]}")
+    assert clean(*pip, wheel, folder=tmp_path).returncode == 0
+
+    def pillow(*options: str) -> dict[str, str]:
+        done = clean(programs / "tesserae", "doctor", "--json", *options, folder=tmp_path)
+        (finding,) = (f for f in json.loads(done.stdout)["findings"] if f["subject"] == "Pillow")
+        return dict(finding)
+
+    broken = pillow()
+    assert broken["state"] == "broken"
+    assert "`tesserae doctor --install-pillow-simd`" in broken["advice"]
+    assert pillow("--install-pillow-simd")["state"] == "ok"
+    again = clean(*pip, "--force-reinstall", "--no-deps", wheel, "bokeh", folder=tmp_path)
+    assert again.returncode == 0, again.stderr
+    mended = pillow()
+    assert (mended["state"], mended["found"].split(",")[0]) == ("ok", f"pillow-simd {PILLOW_SIMD}")
+    assert clean(programs / "python", "-m", "pip", "check", folder=tmp_path).returncode == 0
 
 
 @pytest.mark.slow

@@ -169,6 +169,16 @@ def check_imported_pillow() -> Iterator[Finding]:
     )
 
 
+def _replace_pillow_advice() -> str:
+    """Return how to replace all installed kinds of Pillow by one, as an imperative."""
+    if uses_make():
+        return reinstall_advice()
+    return (
+        "run `tesserae doctor --install-pillow-simd`, which removes them and compiles one, or, for"
+        " stock Pillow, `pip uninstall pillow pillow-simd` and then `pip install pillow`"
+    )
+
+
 def pillow_finding(owners: list[str], level: str, *, avx2: bool, why_stock: str) -> Finding:
     """Return the finding about an installed Pillow.
 
@@ -188,10 +198,10 @@ def pillow_finding(owners: list[str], level: str, *, avx2: bool, why_stock: str)
     instructions = "without vector instructions" if level == "none" else f"with {level.upper()}"
     summary = f"{' and '.join(owners) or 'of unknown origin'}, resizing {instructions}"
     if len(owners) > 1:
-        advice = f"One has overwritten the other's files: {reinstall_advice()}."
+        advice = f"One has overwritten the other's files: {_replace_pillow_advice()}."
         return Finding("Pillow", "broken", summary, advice)
     if level == "avx2" and not avx2:
-        advice = f"This CPU has no AVX2 and cannot run this build: {reinstall_advice()} here."
+        advice = f"This CPU has no AVX2 and cannot run this build: {_replace_pillow_advice()}."
         return Finding("Pillow", "broken", summary, advice)
     if level == "none":
         reason = f"; {why_stock}" if why_stock else ""
@@ -203,7 +213,8 @@ def pillow_finding(owners: list[str], level: str, *, avx2: bool, why_stock: str)
         advice = f"Pillow-SIMD is several times faster: {how}."
         return Finding("Pillow", "note", f"STOCK {summary}{reason}", advice)
     if level == "sse4" and avx2:
-        advice = f"This CPU has AVX2, which is faster with the same pixels: {reinstall_advice()}."
+        how = _replace_pillow_advice()
+        advice = f"This CPU has AVX2, which is faster with the same pixels: {how}."
         return Finding("Pillow", "note", summary, advice)
     return Finding("Pillow", "ok", summary)
 
