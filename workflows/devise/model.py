@@ -46,8 +46,8 @@ MAX_VOCABULARY = 50_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network:
-    """The identity of a network: two of the same identity compute the same features."""
+class TrunkIdentity:
+    """The identity of a trunk: two of the same identity compute the same features."""
 
     weights: str
     """The SHA-256 of its kind, settings and weights, in hexadecimal."""
@@ -61,8 +61,8 @@ class Network:
     """The number format of the computation, `float32` or `bfloat16`."""
 
     @classmethod
-    def of_recipe(cls, recipe: FeatureRecipe) -> Network:
-        """Return the network that has computed features.
+    def of_recipe(cls, recipe: FeatureRecipe) -> TrunkIdentity:
+        """Return the identity of the trunk that has computed features.
 
         Args:
             recipe: The recipe of the features.
@@ -208,13 +208,13 @@ class DeviseModel:
             return None
 
     @cached_property
-    def network(self) -> Network:
-        """The identity of the network, with which features of other stores are compared."""
+    def trunk_identity(self) -> TrunkIdentity:
+        """The identity of the trunk, with which features of other stores are compared."""
         recipe = self._reachable_recipe
         if recipe is not None:
-            return Network.of_recipe(recipe)
+            return TrunkIdentity.of_recipe(recipe)
         trunk, options = self.trunk, self.options
-        return Network(
+        return TrunkIdentity(
             weights=trunk.digest,
             cut=options.cut or "",
             pooling=options.pooling,
@@ -231,7 +231,7 @@ class DeviseModel:
         """
         if self.features is None:  # the trunk was trained too, so `digest` has its weights
             return self.digest
-        return hashlib.sha256(f"{self.digest} {self.network}".encode()).hexdigest()
+        return hashlib.sha256(f"{self.digest} {self.trunk_identity}".encode()).hexdigest()
 
     def embed_stored_features(
         self, store: str, split: str, array_name: str, crop_share: float
@@ -259,7 +259,10 @@ class DeviseModel:
             with suppress(StoreError):  # unfinished, lost or damaged: images are read instead
                 recipe = load_feature_recipe(objects, name)
                 images = recipe.array_name, recipe.crop_share
-                if images == (array_name, crop_share) and Network.of_recipe(recipe) == self.network:
+                if (
+                    images == (array_name, crop_share)
+                    and TrunkIdentity.of_recipe(recipe) == self.trunk_identity
+                ):
                     return self._embed_features(open_features(store, name, split))
         return None
 
