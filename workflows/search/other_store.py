@@ -209,7 +209,7 @@ def best_array(arrays: set[str], size: int, encoded: str | None, crop_share: flo
         encoded: The encoded rows that it was trained on; None for squares.
         crop_share: The side of the centre crop that it takes of them.
     """
-    own = encoded or str(size)
+    own = encoded or (str(size) if crop_share == 1 else None)
     required = size / crop_share
 
     def rank(name: str) -> tuple[bool, bool, float, bool, str]:

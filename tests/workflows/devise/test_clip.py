@@ -170,3 +170,31 @@ def test_a_model_of_images_alone_is_refused(tmp_path: Path) -> None:
         shutil.copy(tmp_path / "clip" / name, trunk)
     with pytest.raises(TesseraeError, match="MobileNetV1Model has no vectors of both"):
         Clip(trunk)
+
+
+def test_the_preprocessing_of_the_folder_counts(tmp_path: Path) -> None:
+    """Its crop and its order of channels do, and both are part of the identity."""
+    plain, cropped, swapped = (tiny_clip(tmp_path / name) for name in ("plain", "crop", "bgr"))
+    fields = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "crop_size": 16, "size": 16}
+    for folder, more in (
+        (plain, {}),
+        (cropped, {"size": {"shortest_edge": 20}, "do_center_crop": True}),
+        (swapped, {"do_flip_channel_order": True}),
+    ):
+        (folder / "preprocessor_config.json").write_text(json.dumps({**fields, **more}))
+    models = [Clip(folder) for folder in (plain, cropped, swapped)]
+    assert [model.crop_share for model in models] == [1.0, 0.8, 1.0]
+    assert len({model.digest for model in models}) == 3
+    images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
+    expected = models[0].embed_images(images.flip(1))
+    np.testing.assert_allclose(models[2].embed_images(images), expected, atol=1e-6)
+    assert not np.allclose(models[0].embed_images(images), expected)
+
+
+def test_the_digest_changes_with_a_setting(folder: Path, tmp_path: Path) -> None:
+    """Another activation gives other vectors of the same weights."""
+    changed = Path(shutil.copytree(folder, tmp_path / "clip"))
+    settings = json.loads((changed / "config.json").read_text())
+    settings["vision_config"]["hidden_act"] = "relu"
+    (changed / "config.json").write_text(json.dumps(settings))
+    assert Clip(changed).digest != Clip(folder).digest

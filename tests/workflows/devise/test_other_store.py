@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import numpy as np
 import pytest
 
 from pipeline.errors import TesseraeError
+from pipeline.store.features import load_feature_recipe
+from pipeline.store.open import open_objects
 from tests.images import jpeg, prepare_inline
 from tests.workflows.devise.small import SIZE, Small, features_inline, make_small
 from tests.workflows.training.inline import inline_ranks
 from workflows.cli import main
-from workflows.devise.model import DeviseModel, open_devise_model
+from workflows.devise.model import DeviseModel, TrunkIdentity, open_devise_model
 from workflows.search.engine import open_engine
 from workflows.search.model import open_model
 from workflows.search.other_store import OtherStoreModel, vectors_folder_of
@@ -160,3 +163,118 @@ def test_a_copy_of_the_store_of_the_run_is_its_own(
     model = open_model(trained, store=str(tmp_path / "copy"))
     assert not isinstance(model, OtherStoreModel)
     assert model.store == str(tmp_path / "copy")
+
+
+def test_features_of_another_trunk_are_not_taken(
+    small: Small, trained: Path, photos: Path, tmp_path: Path, embedded_images: list[int]
+) -> None:
+    """A network of the same kind with other weights has computed them."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(small.trunk, tmp_path / "trunk")
+    weights = tmp_path / "trunk" / "model.safetensors"
+    save_file({name: value * 1.5 for name, value in load_file(weights).items()}, weights)
+    features_inline(photos, tmp_path / "trunk", "train")
+    vectors_of(open_model(trained, store=str(photos)))
+    assert sum(embedded_images) == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("weights", "0" * 64),
+        ("cut", "layer.3"),
+        ("pooling", "max"),
+        ("input_size", 64),
+        ("mean", (0.4, 0.5, 0.5)),
+        ("std", (0.4, 0.5, 0.5)),
+        ("channels", "BGR"),
+        ("precision", "bfloat16"),
+    ],
+)
+def test_the_identity_of_a_trunk_has_all_that_decides_features(
+    small: Small, name: str, value: Any
+) -> None:
+    """What concerns the store alone is not part of it."""
+    recipe = load_feature_recipe(open_objects(str(small.store)), small.features)
+    identity = TrunkIdentity.of_recipe(recipe)
+    assert TrunkIdentity.of_recipe(replace(recipe, **{name: value})) != identity
+    elsewhere = replace(recipe, trunk="x", images="0" * 64, dtype="float16", shard_rows=2048)
+    assert TrunkIdentity.of_recipe(elsewhere) == identity
+
+
+def test_features_of_another_crop_are_not_taken(
+    small: Small, trained: Path, tmp_path: Path
+) -> None:
+    """Those of a store of encoded rows are of the whole centre square."""
+    source, store = tmp_path / "source", tmp_path / "photos"
+    source.mkdir()
+    for index in range(8):
+        (source / f"photo{index}.JPEG").write_bytes(jpeg(5_000 + index, 60, 48))
+    prepare_inline(source, str(store), sizes=(), encoded=("jpeg:40@90",))
+    features_inline(store, small.trunk, "train")
+    model = open_devise_model(trained)
+    assert model.embed_stored_features(str(store), "train", "jpeg40@90", 1.0) is not None
+    assert model.embed_stored_features(str(store), "train", "jpeg40@90", 0.875) is None
+    assert model.embed_stored_features(str(store), "train", "32", 1.0) is None
+
+
+def test_without_its_store_a_run_has_the_identity_of_its_trunk(small: Small, trained: Path) -> None:
+    """It is that of the recipe, and that of another trunk at the path is another."""
+    from safetensors.torch import load_file, save_file
+
+    with_store = open_devise_model(trained)
+    moved = small.root / "elsewhere"
+    weights = small.trunk / "model.safetensors"
+    original = weights.read_bytes()
+    small.store.rename(moved)
+    try:
+        alone = open_devise_model(trained)
+        assert alone.trunk_identity == with_store.trunk_identity
+        assert alone.image_digest == with_store.image_digest
+        save_file({name: value * 1.5 for name, value in load_file(weights).items()}, weights)
+        assert open_devise_model(trained).image_digest != with_store.image_digest
+    finally:
+        weights.write_bytes(original)
+        moved.rename(small.store)
+
+
+def test_a_trunk_that_the_run_has_trained_embeds_another_store(small: Small, photos: Path) -> None:
+    """Stored features are not taken then, and the weights are those of the checkpoint."""
+    folder = small.root / "trained-trunk"
+    command = (
+        *("train", "devise", small.store, "--run", folder, "--trunk", "new", "--learn", "all"),
+        *("--word-vectors", small.words, "--batch-size", 8, "--hidden-units", 16, "--steps", 1),
+        *("--width", 8, "--threads-per-rank", 1, "--no-dashboard"),
+    )
+    with pytest.MonkeyPatch.context() as patch, inline_ranks(patch):
+        assert main([str(word) for word in command]) == 0
+    model = open_devise_model(folder)
+    assert model.trunk_state is not None
+    weights = model.trunk.model.state_dict()
+    assert all(bool((weights[name] == value).all()) for name, value in model.trunk_state.items())
+    engine = open_engine(folder, store=str(photos))
+    try:
+        expected = model.embed_images(engine.gallery.rows("train", SIZE, [7]))[0]
+        np.testing.assert_allclose(engine.embedded["train"].vector(7), expected, atol=1e-5)
+    finally:
+        engine.close()
+
+
+def test_splits_that_are_named_decide_the_images(trained: Path, photos: Path) -> None:
+    """A split without the size that the others have is searched if it is named."""
+    prepare_inline(
+        photos.parent / "source", str(photos), sizes=(40,), split="other", run="other-inline",
+        serves=48,
+    )  # fmt: skip
+    assert open_model(trained, store=str(photos)).stored_size == SIZE
+    assert open_model(trained, store=str(photos), splits=("other",)).stored_size == 40
+
+
+def test_a_run_with_the_settings_of_a_model_is_a_run(
+    trained: Path, photos: Path, tmp_path: Path
+) -> None:
+    """`export` may have written them into the folder."""
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text("{}")
+    assert isinstance(open_model(tmp_path / "run"), DeviseModel)

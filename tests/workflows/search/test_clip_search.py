@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from tests.workflows.devise.tiny_clip import SIZE, tiny_clip, tiny_siglip
 from tests.workflows.search.toy import paint
 from workflows.cli import main
 from workflows.devise.clip import Clip
-from workflows.search.clip_model import CLASS_VECTORS
+from workflows.search.clip_model import CLASS_VECTORS, ClipModel
+from workflows.search.model import open_model
 from workflows.search.other_store import vectors_folder_of
 
 CLASSES = ("ant", "boat", "great cat")
@@ -109,18 +111,62 @@ def test_a_model_needs_a_store(model: Path, tmp_path: Path, capsys: Any) -> None
     assert "no store at" in errors
 
 
-def test_vectors_are_kept_in_another_folder(
-    model: Path, store: str, tmp_path: Path, capsys: Any
-) -> None:
+def test_vectors_are_kept_in_another_folder(store: str, tmp_path: Path, capsys: Any) -> None:
     """Nothing is written to the folder of the model then, and damaged vectors are made again."""
+    model = tiny_clip(tmp_path / "model")
     before = sorted(path.name for path in model.rglob("*"))
     folder = tmp_path / "vectors"
     command = (model, "a boat", "--store", store, "--vectors", folder)
     status, answer, errors = search(capsys, *command)
     assert status == 0, errors
     assert sorted(path.name for path in model.rglob("*")) == before
+    assert (folder / vectors_folder_of(store) / "train" / "exact").is_dir()
     file = folder / vectors_folder_of(store) / CLASS_VECTORS
     file.write_bytes(file.read_bytes()[:-20])
     status, again, errors = search(capsys, *command)
     assert (status, again) == (0, answer)
     assert "3 class names: vectors" in errors
+
+
+def test_vectors_of_class_names_belong_to_weights_and_classes(tmp_path: Path) -> None:
+    """Those of another model or of other classes are computed again."""
+    from safetensors.torch import load_file, save_file
+
+    model = tiny_clip(tmp_path / "model")
+
+    def opened(*names: str) -> Any:
+        stream = io.StringIO()
+        classes = [(name, name) for name in names]
+        clip_model = ClipModel(model, classes, tmp_path / "vectors", stream=stream)
+        assert clip_model.class_vectors.shape == (len(names), 8)
+        return clip_model.class_vectors, bool(stream.getvalue())
+
+    first, computed = opened("ant", "boat")
+    assert computed
+    again, computed = opened("ant", "boat")
+    assert (np.array_equal(again, first), computed) == (True, False)
+    swapped, computed = opened("boat", "ant")
+    np.testing.assert_allclose(swapped, first[::-1], atol=1e-6)
+    assert computed
+    weights = model / "model.safetensors"
+    state = load_file(weights)
+    state["text_projection.weight"][:, 0] += 1
+    save_file(state, weights, metadata={"format": "pt"})
+    other, computed = opened("boat", "ant")
+    assert computed
+    assert not np.allclose(other, swapped)
+
+
+def test_a_model_that_crops_takes_the_centre(store: str, tmp_path: Path) -> None:
+    """The splits that are named decide which images are taken, as with a run."""
+    model = tiny_clip(tmp_path / "model")
+    fields = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "crop_size": 16,
+              "size": {"shortest_edge": 20}, "do_center_crop": True}  # fmt: skip
+    (model / "preprocessor_config.json").write_text(json.dumps(fields))
+    assert open_model(model, store=store).crop_share == 0.8
+    other = str(tmp_path / "store")
+    source = Path(store).parent / "val"
+    prepare_inline(source, other, sizes=(SIZE, 20), split="large", run="large-inline")
+    prepare_inline(source, other, sizes=(SIZE,), split="small", run="small-inline")
+    assert open_model(model, store=other).stored_size == SIZE
+    assert open_model(model, store=other, splits=("large",)).stored_size == 20

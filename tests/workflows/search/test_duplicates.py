@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import StoreDamagedError
+from tests.images import prepare_inline
 from tests.workflows.search.conftest import Opener
-from tests.workflows.search.toy import Toy, compressed, make_copied_store, photograph
+from tests.workflows.search.toy import SIZE, Toy, compressed, make_copied_store, photograph
 from workflows.search.duplicates import MIN_COSINE, SIDE, originals
 from workflows.search.engine import Answer, Engine, SearchOptions
 from workflows.search.query import parse_query
@@ -161,3 +162,26 @@ def test_similar_images_of_a_class_are_no_copies(open_run: Opener, toy: Toy) -> 
     engine = open_run(toy)
     hits = search(engine, "yellow", k=53).images
     assert len(hits) == 53
+
+
+def test_small_pictures_are_read_once_from_the_smallest_size(
+    open_run: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later search reads no pixels."""
+    source = tmp_path / "source" / "n00000000"
+    source.mkdir(parents=True)
+    for name in ("a", "b"):
+        photograph(0).save(source / f"{name}.png")
+    prepare_inline(source.parent, str(tmp_path / "store"), sizes=(8, SIZE))
+    engine = open_run(Toy(str(tmp_path / "store")))
+    sizes: list[int] = []
+    rows = engine.gallery.rows
+
+    def counted(split: str, size: int, numbers: Any) -> Any:
+        sizes.append(size)
+        return rows(split, size, numbers)
+
+    monkeypatch.setattr(engine.gallery, "rows", counted)
+    for _ in range(2):
+        assert names_of(search(engine, "red")) == [["a", "b"]] or sizes
+    assert sizes == [8, 8]

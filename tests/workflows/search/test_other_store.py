@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import StoreError
+from pipeline.loader import Loader
+from pipeline.loader.crops import Crop
 from pipeline.store import arrays
 from pipeline.store.open import open_objects
 from tests.images import prepare_inline
@@ -204,6 +206,8 @@ def test_vectors_belong_to_a_store_and_its_images(
         ({"224", "288", "jpeg128@90"}, 224, "jpeg256@90", 0.875, "288"),
         ({"224", "jpeg512@90", "jpeg256@90"}, 224, "jpeg256@90", 0.875, "jpeg256@90"),
         ({"224", "original"}, 288, None, 1.0, "original"),
+        ({"jpeg256@90", "jpeg512@90"}, 224, "jpeg512@90", 0.875, "jpeg512@90"),
+        ({"72", "96", "288"}, 72, None, 1.0, "72"),
     ],
 )
 def test_the_images_that_suit_a_model_best(
@@ -224,3 +228,101 @@ def test_no_store_and_no_finished_split_are_one_line_errors(toy: Toy, tmp_path: 
         OtherStoreModel(toy, store)
     with pytest.raises(StoreError, match=r"split 'val' of .* is not finished"):
         OtherStoreModel(toy, store, ("val",))
+
+
+class CroppingToy(Toy):
+    """A toy that was trained on the centre of encoded rows."""
+
+    encoded = "jpeg64@95"
+    crop_share = 0.5
+
+
+def cropped_engine(open_run: Opener, store: str) -> Engine:
+    """Return an engine over a store for a model that takes crops."""
+    model: Any = OtherStoreModel(CroppingToy(store), store)
+    return open_run(model)
+
+
+def test_the_centre_of_squares_is_taken_if_the_model_takes_crops(
+    open_run: Opener, tmp_path: Path
+) -> None:
+    """So it is of stored images, of one row and of an image file."""
+    store = str(tmp_path / "store")
+    source = make_photos(tmp_path / "source")
+    prepare_inline(source, store, sizes=(2 * SIZE,))
+    engine = cropped_engine(open_run, store)
+    stored = arrays.read_pixel_rows(open_objects(store), "train", 2 * SIZE, 0, 21)
+    centre = slice(SIZE // 2, SIZE // 2 + SIZE)
+    expected = features(np.ascontiguousarray(stored[:, centre, centre]))
+    embedded = engine.embedded["train"]
+    np.testing.assert_allclose([embedded.vector(row) for row in range(21)], expected, atol=1e-6)
+    (vector,) = features(engine.gallery.inputs("train", [4]))
+    np.testing.assert_allclose(vector, expected[4], atol=1e-6)
+    row = next(row for row in range(21) if engine.gallery.key("train", row) == "-/3_10.png")
+    with closing(engine.open_preprocessor()) as preprocessor:
+        square = preprocessor.preprocess((source / "3_10.png").read_bytes())
+    np.testing.assert_array_equal(square, stored[row, centre, centre])
+
+
+def test_the_centre_of_encoded_rows_is_taken_if_the_model_takes_crops(
+    open_run: Opener, tmp_path: Path
+) -> None:
+    """The rows that the model was trained on are preferred to squares and to smaller rows."""
+    store = str(tmp_path / "store")
+    source = make_photos(tmp_path / "source")
+    prepare_inline(source, store, sizes=(SIZE,), encoded=("jpeg:64@95", "jpeg:40@95"))
+    engine = cropped_engine(open_run, store)
+    assert engine.model.encoded == "jpeg64@95"
+    (batch,) = Loader(
+        store, size=SIZE, encoded="jpeg:64@95", crop=Crop(share=0.5), batch_size=21,
+        order="sequential", drop_last=False, framework="numpy", rank=0, world=1,
+    )  # fmt: skip
+    expected = features(np.asarray(batch.images))
+    embedded = engine.embedded["train"]
+    np.testing.assert_allclose([embedded.vector(row) for row in range(21)], expected, atol=1e-6)
+
+
+def test_a_crop_that_is_smaller_than_the_input_is_enlarged_with_a_notice(
+    open_run: Opener, tmp_path: Path
+) -> None:
+    """Half of 24 px is less than the 16 px that the model takes."""
+    store = str(tmp_path / "store")
+    prepare_inline(make_photos(tmp_path / "source"), store, sizes=(24,))
+    stream = io.StringIO()
+    model: Any = OtherStoreModel(CroppingToy(store), store, stream=stream)
+    open_run(model)
+    assert "the images of 24 px are enlarged to 16 px" in stream.getvalue()
+
+
+def test_the_filter_of_the_store_resizes(toy: Toy, open_other: Searcher, tmp_path: Path) -> None:
+    """Another filter gives other vectors, under another identity."""
+    source, store = make_photos(tmp_path / "source"), str(tmp_path / "store")
+    prepare_inline(source, store, sizes=(24,), filter="box")
+    engine = open_other(store)
+    stored = arrays.read_pixel_rows(open_objects(store), "train", 24, 0, 21)
+    box = Image.Resampling.BOX
+    resized = [np.asarray(Image.fromarray(im).resize((SIZE, SIZE), box)) for im in stored]
+    embedded = engine.embedded["train"]
+    expected = features(np.stack(resized))
+    np.testing.assert_allclose([embedded.vector(row) for row in range(21)], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["digest", "filter", "crop_share", "array"])
+def test_the_identity_of_vectors_has_all_that_decides_them(
+    toy: Toy, photos: str, tmp_path: Path, name: str
+) -> None:
+    """Vectors of another model, filter, crop or array are never taken for those of this one."""
+    changed: Any = Toy(photos)
+    store = photos
+    if name == "digest":
+        changed.mirrored = True
+    elif name == "crop_share":
+        changed.crop_share = 0.9
+    elif name == "filter":
+        store = str(tmp_path / "store")
+        prepare_inline(make_photos(tmp_path / "source"), store, sizes=(8, 24), filter="box")
+    model: Any = OtherStoreModel(changed, store)
+    if name == "array":
+        model.stored_size = 8
+    assert model.digest != OtherStoreModel(toy, photos).digest
+    assert OtherStoreModel(Toy(photos), photos).digest == OtherStoreModel(toy, photos).digest
