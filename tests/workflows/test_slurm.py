@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -245,13 +246,46 @@ def left_over(mark: str) -> list[psutil.Process]:
     return [p for p in processes if p.status() != psutil.STATUS_ZOMBIE]
 
 
+@pytest.fixture(params=["node", "charliecloud"])
+def container(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the line of a profile for workers on the node itself, or in an image.
+
+    The image is an empty tree, in which the folders that the workers need are mounted.
+    """
+    if request.param == "node":
+        return ""
+    if shutil.which("ch-run") is None:
+        pytest.skip("needs Debian's charliecloud")
+    image = tmp_path_factory.mktemp("image")
+    python = Path(sys.base_prefix)
+    shared = tmp_path_factory.getbasetemp()
+    mounts = [
+        Path("/usr"),
+        ROOT,
+        Path(sys.prefix),
+        shared,
+        *([] if python == Path("/usr") else [python]),
+    ]
+    for folder in (*mounts, Path("/etc"), Path("/dev"), Path("/proc"), Path("/sys"), Path("/tmp")):
+        (image / folder.relative_to("/")).mkdir(parents=True, exist_ok=True)
+    for name in ("bin", "lib", "lib64"):
+        (image / name).symlink_to(f"usr/{name}")
+    for name in ("passwd", "group", "hosts", "resolv.conf"):
+        (image / "etc" / name).touch()
+    binds = [f"--bind={folder}:{folder}" for folder in mounts]
+    words = ["env", "USER=root", "ch-run", *binds, str(image), "--"]
+    subprocess.run([*words, "test", "!", "-e", "/etc/shadow"], check=True)  # the image's own /etc
+    return f"container: {shlex.join(words)}\n"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_jobs_that_reach_their_walltime_are_submitted_again(
-    slurm: Slurm, source: Path, tmp_path: Path, expected: dict[str, bytes]
+    slurm: Slurm, container: str, source: Path, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
     """Jobs end within shards; the bytes are the same, and the queue is empty at the end."""
-    file = slurm.profile("jobs:\n  cpu: {count: 1, cores: 1, memory: 1GB, walltime: '00:01:00'}\n")
+    job = "{count: 1, cores: 1, memory: 1GB, walltime: '00:01:00'}"
+    file = slurm.profile(f"{container}jobs:\n  cpu: {job}\n")
     store = tmp_path / "store"
     with saboteur(tmp_path / "slow", TAKE_TIME) as slow:
         done = run(
@@ -273,10 +307,10 @@ def test_jobs_that_reach_their_walltime_are_submitted_again(
 @pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_an_interrupted_command_cancels_its_jobs(
-    slurm: Slurm, source: Path, tmp_path: Path
+    slurm: Slurm, container: str, source: Path, tmp_path: Path
 ) -> None:
     """The command is stopped with Ctrl-C, and no worker remains."""
-    file = slurm.profile("jobs:\n  cpu: {count: 2, cores: 1, memory: 1GB}\n")
+    file = slurm.profile(f"{container}jobs:\n  cpu: {{count: 2, cores: 1, memory: 1GB}}\n")
     words = ("prepare", source, tmp_path / "store", *TINY, "--cluster", f"slurm:{file}")
     with saboteur(tmp_path / "slow", TAKE_TIME) as slow:
         environment = {"TESSERAE_SLURM_TEST": "stopped", **slurm.environment}
@@ -353,13 +387,10 @@ def test_jobs_that_always_fail_end_the_run(slurm: Slurm, source: Path, tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(200)
-def test_the_workers_of_a_job_run_in_its_container(
+def test_the_container_of_a_profile_is_one_command(
     slurm: Slurm, source: Path, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
-    """The words of the profile come before the interpreter, and Slurm's signals reach the workers.
-
-    A script takes the place of the program that starts containers.
-    """
+    """The words of the profile come before the interpreter, also those with spaces."""
     program = tmp_path / "run in image"
     program.write_text(f'#!/bin/sh\necho "$1 $2" >> {tmp_path}/started\nshift 2\nexec "$@"\n')
     program.chmod(0o755)
