@@ -146,11 +146,20 @@ class _LocalLease:
             holder = os.pread(file, 200, 0).decode(errors="replace").strip()
             os.close(file)
             return holder or UNNAMED
+        if not self._is_path_of(file):  # a former holder has removed it since it was opened
+            os.close(file)
+            return self._acquire()
         self._file = file
         os.ftruncate(file, 0)
         with contextlib.suppress(OSError):  # a full disk: the holder's name is only for messages
             os.pwrite(file, _describe_process().encode(), 0)
         return None
+
+    def _is_path_of(self, file: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(file), self._path.lstat())
+        except FileNotFoundError:
+            return False
 
     def release(self) -> None:
         if self._numbered is not None:

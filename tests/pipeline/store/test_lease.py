@@ -59,6 +59,26 @@ def test_a_second_run_is_refused_with_the_holder_of_the_split(url: str) -> None:
         pass
 
 
+def test_a_removed_lock_file_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that opens the file just before another one removes it takes part in the next race."""
+    try_lock = module.try_lock
+    path = tmp_path / ".tmp" / "train.lock"
+    opened = []
+
+    def removed_meanwhile(file: int) -> bool:
+        if not opened:
+            path.unlink()
+        opened.append(file)
+        return try_lock(file)
+
+    monkeypatch.setattr(module, "try_lock", removed_meanwhile)
+    objects = open_objects(str(tmp_path))
+    with lease(objects, "train", wait=False):
+        assert len(opened) == 2
+        with pytest.raises(StoreBusyError), lease(objects, "train", wait=False):
+            pass
+
+
 def test_a_second_run_may_wait(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second run waits until the first one has ended."""
     monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
