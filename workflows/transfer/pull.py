@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import uuid
@@ -12,6 +13,7 @@ from pathlib import Path
 from pipeline.confined import confined_path
 from pipeline.errors import TesseraeError
 from pipeline.filesystem import write_file
+from pipeline.store.layout import TEMPORARY
 from workflows.terminal.formatting import bytes_text, counted
 from workflows.terminal.progress import Progress
 from workflows.transfer.manifest import (
@@ -24,6 +26,8 @@ from workflows.transfer.manifest import (
 from workflows.transfer.options import PullOptions
 from workflows.transfer.remote_folder import RemoteFolder, open_remote_folder
 
+ORIGIN = f"{TEMPORARY}/pulled-from.json"
+"""The record of the URL that a folder is pulled from, with which files may be replaced."""
 ATTEMPTS = 2
 """The number of times that a file is downloaded whose digest is wrong."""
 
@@ -32,7 +36,8 @@ def run_pull(options: PullOptions) -> int:
     """Copy a pushed folder from a URL, and compare every file with its digest; print the result.
 
     Files that are there with the right digest are kept, so the same command continues. A file
-    appears under its name when its digest is right.
+    appears under its name when its digest is right. It replaces one with another digest only in a
+    folder that was pulled from this URL.
 
     Args:
         options: `url`, `folder` and `threads`.
@@ -42,8 +47,7 @@ def run_pull(options: PullOptions) -> int:
 
     Raises:
         TesseraeError: There is no manifest at the URL, a file is missing or has another digest, the
-            disk has too little space, or the folder has other files of the same names that are no
-            files.
+            disk has too little space, or the folder has something else under one of the names.
         KeyboardInterrupt: Ctrl-C was pressed; files that are complete are kept.
         OSError: A file cannot be written.
     """
@@ -63,7 +67,11 @@ def run_pull(options: PullOptions) -> int:
     try:
         with Progress("check", rows=len(files), unit="files") as progress:
             todo = _missing(folder, files, progress, options.threads)
+        if not _is_pulled_from(folder, options.url):
+            _check_free(options.folder, folder, todo)
         _check_space(folder, todo)
+        (folder / TEMPORARY).mkdir(exist_ok=True)
+        write_file(folder / ORIGIN, [json.dumps({"url": options.url}).encode()], durable=True)
         with Progress("pull", rows=len(todo), unit="files") as progress:
             _download_all(folder, remote, todo, progress, options.threads)
     except KeyboardInterrupt:
@@ -103,6 +111,27 @@ def _missing(
     return {
         name: files[name] for name, is_lacking in zip(files, lacking, strict=True) if is_lacking
     }
+
+
+def _is_pulled_from(folder: Path, url: str) -> bool:
+    """Return True if an earlier pull from a URL has written to a folder, complete or not."""
+    try:
+        return bool(json.loads((folder / ORIGIN).read_bytes())["url"] == url)
+    except FileNotFoundError:
+        return (folder / MANIFEST).is_file()  # pulled by a version that did not record the URL
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _check_free(shown: Path, folder: Path, todo: dict[str, FileFacts]) -> None:
+    """Refuse a folder whose files, which may be those of another store, would be replaced."""
+    for name in todo:
+        path = confined_path(folder, name)
+        if path.is_file() or path.is_symlink():
+            raise TesseraeError(
+                f"{shown} was not pulled from there, and has another {name}. Pull into an empty"
+                " folder, or remove that file."
+            )
 
 
 def _check_space(folder: Path, todo: dict[str, FileFacts]) -> None:

@@ -58,6 +58,8 @@ def folder(tmp_path: Path) -> Path:
         file.write_bytes(bytes([number]) * (number * 1000))
     (root / TEMPORARY).mkdir()
     (root / TEMPORARY / "lock").write_text("x")
+    (root / "part 1" / TEMPORARY).mkdir()  # as in the folder of vectors of a run
+    (root / "part 1" / TEMPORARY / "lock").write_text("x")
     (root / ".cache").mkdir()
     (root / ".cache" / "rows").write_text("x")
     (root / ".half.0123456789ab.new").write_text("x")
@@ -353,6 +355,30 @@ def test_what_is_in_the_way_of_a_pull_is_named(
     assert "is no folder" in tesserae("pull", url, copy / "part 0")[2]
 
 
+def test_files_of_another_folder_are_not_replaced(
+    folder: Path, tmp_path: Path, tesserae: Call
+) -> None:
+    """A mistyped name of a folder must not cost a store its records."""
+    url, other, store = tmp_path / "there", tmp_path / "other", tmp_path / "store"
+    assert tesserae("push", folder, url)[0] == 0
+    (folder / "part 1" / "file-1").write_text("new")
+    assert tesserae("push", folder, other)[0] == 0
+    (store / "part 1").mkdir(parents=True)
+    (store / "part 1" / "file-1").write_text("mine")
+    before = contents(store)
+    status, _, errors = tesserae("pull", url, store)
+    assert (status, errors.count("\n")) == (1, 1)
+    assert "was not pulled from there, and has another part 1/file-1. Pull into" in errors
+    assert contents(store) == before
+
+    copy = tmp_path / "copy"
+    assert tesserae("pull", url, copy)[0] == 0
+    assert tesserae("pull", other, copy)[0] == 1
+    (copy / ".tmp" / "pulled-from.json").unlink()  # as earlier versions left it
+    assert tesserae("pull", other, copy)[0] == 0
+    assert contents(copy) == contents(folder)
+
+
 def test_failures_that_pass_are_tried_again(
     folder: Path, tmp_path: Path, tesserae: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -447,7 +473,8 @@ def test_a_link_in_the_folder_is_not_written_through(
     outside.mkdir()
     (outside / "file").write_text("mine")
     copy = tmp_path / "copy"
-    (copy / "part 1").mkdir(parents=True)
+    assert tesserae("pull", url, copy)[0] == 0
+    (copy / "part 1" / "file-1").unlink()
     (copy / "part 1" / "file-1").symlink_to(outside / "file")
     assert tesserae("pull", url, copy)[0] == 0
     assert (outside / "file").read_text() == "mine"
