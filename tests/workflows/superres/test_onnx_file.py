@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +80,29 @@ def test_a_file_with_other_results_is_not_written(
     (tmp_path / "run" / "upscaler.onnx").touch()
     assert main(["export", str(tmp_path / "run")]) == 1
     assert "upscaler.onnx exists already: pass another --out." in capfd.readouterr().err
+
+
+def test_a_result_that_is_not_finite_is_a_difference() -> None:
+    """Also in a batch that is not the first one."""
+
+    class Broken(torch.nn.Module):
+        """A network whose results for the last batch are not finite."""
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images * (torch.nan if images.shape[2] == 5 else 1.0)
+
+    identity = onnx.helper.make_node("Identity", ["images"], ["images_out"])
+    value = onnx.helper.make_tensor_value_info
+    sides = ["n", 3, "h", "w"]
+    graph = onnx.helper.make_graph(
+        [identity], "same", [value("images", onnx.TensorProto.FLOAT, sides)],
+        [value("images_out", onnx.TensorProto.FLOAT, sides)],
+    )  # fmt: skip
+    same = onnx.helper.make_model(
+        graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid("", 18)]
+    )
+    exported = onnx_file.OnnxNetwork(
+        network=Broken(), dynamic_shapes={"images": {}}, output="images_out",
+        batches=[(torch.rand(2, 3, 4, 4),), (torch.rand(1, 3, 5, 5),)], metadata={},
+    )  # fmt: skip
+    assert math.isnan(onnx_file._difference(exported, same.SerializeToString()))
