@@ -3,17 +3,18 @@
 It breaks off after STEPS steps; the same command goes on from there.
 """
 
-import pickle
+import json
 import sys
 from itertools import islice
 from pathlib import Path
 
 import jax
+import numpy as np
 from jax import nn, numpy
 
 import tesserae
 
-EPOCHS, CHECKPOINT = 2, Path("jax.pickle")
+EPOCHS, CHECKPOINT = 2, Path("jax.npz")
 STEPS = int(sys.argv[2]) if len(sys.argv) > 2 else None
 loader = tesserae.Loader(sys.argv[1], size=72, batch_size=16, drop_last=False, framework="numpy")
 
@@ -29,9 +30,10 @@ keys = jax.random.split(jax.random.key(0))
 shapes = {"in": (72 * 72 * 3, 32), "out": (32, len(loader.classes))}
 weights = {n: 0.01 * jax.random.normal(k, shapes[n]) for n, k in zip(shapes, keys, strict=True)}
 if CHECKPOINT.exists():
-    weights, state = pickle.loads(CHECKPOINT.read_bytes())
-    loader.load_state_dict(state)
+    with np.load(CHECKPOINT) as state:
+        weights = {name: state[name] for name in shapes}
+        loader.load_state_dict(json.loads(str(state["loader"])))
 for images, labels, _ in islice(loader.remaining(EPOCHS), STEPS):
     slopes = gradient(weights, images, labels)
     weights = jax.tree.map(lambda weight, slope: weight - 0.05 * slope, weights, slopes)
-CHECKPOINT.write_bytes(pickle.dumps((jax.device_get(weights), loader.state_dict())))
+np.savez(CHECKPOINT, **jax.device_get(weights), loader=json.dumps(loader.state_dict()))

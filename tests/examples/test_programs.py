@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
 import runpy
 import subprocess
@@ -93,8 +92,8 @@ def numpy_weights(path: Path) -> list[torch.Tensor]:
 
 
 def jax_weights(path: Path) -> list[torch.Tensor]:
-    weights, _ = pickle.loads(path.read_bytes())
-    return [torch.tensor(weights[name]) for name in ("in", "out")]
+    with np.load(path) as state:
+        return [torch.from_numpy(state[name]) for name in ("in", "out")]
 
 
 def torchrun(program: str, ranks: int, store: Path, *steps: str) -> list[str]:
@@ -145,7 +144,7 @@ TRAINERS = {
         counts_all_steps=True,
     ),
     "train_numpy.py": Trainer(alone, "numpy.npz", numpy_weights, ranks=1),
-    "train_jax.py": Trainer(alone, "jax.pickle", jax_weights, ranks=1, library="jax"),
+    "train_jax.py": Trainer(alone, "jax.npz", jax_weights, ranks=1, library="jax"),
 }  # fmt: skip
 
 

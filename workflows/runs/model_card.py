@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -36,7 +37,7 @@ def model_card(run: RunFolder, *, title: str, task: str, step: int, licence: str
 
 
 def model_description(run: RunFolder, *, title: str, step: int) -> str:
-    """Return the page of the card alone, in Markdown.
+    """Return the page of the card alone, in Markdown; of paths and URLs it has the last part.
 
     Args:
         run: The folder of the run.
@@ -55,11 +56,28 @@ def model_description(run: RunFolder, *, title: str, step: int) -> str:
         f"Trained by `{command}`; the weights are those of step {step:,}.",
         "",
         *_evaluation(looks),
-        *_table("Option", record["options"]),
-        *_table("Data", record.get("data") or {}),
+        *_table("Option", _public(record["options"])),
+        *_table("Data", _public(record.get("data") or {})),
         *_table("Version at the start of the run", record.get("versions") or {}),
     ]
     return "\n".join(lines)
+
+
+def _public(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values without the places of files on this machine, which no reader can use.
+
+    Of paths and URLs, which may hold names of users and credentials, the last part is left.
+    """
+    return {name: _last_part(value) for name, value in values.items() if name != "store_from_run"}
+
+
+def _last_part(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_last_part(item) for item in value]
+    if not isinstance(value, str) or not ("://" in value or value.startswith(("/", ".", "~"))):
+        return value
+    path = urlsplit(value).path if "://" in value else value
+    return path.rstrip("/").rpartition("/")[2] or "-"
 
 
 def _evaluation(looks: Sequence[Mapping[str, Any]]) -> list[str]:

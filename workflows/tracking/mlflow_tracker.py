@@ -11,10 +11,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
+from sqlalchemy import URL
 
 from workflows.tracking.tracker import Tracker, flat_options
 
@@ -39,7 +39,9 @@ class MlflowTracker(Tracker):
         uri, artifacts = os.environ.get("MLFLOW_TRACKING_URI"), None
         if not uri:
             own.mkdir(exist_ok=True)
-            uri = f"sqlite:///{quote(str(own / 'mlflow.db'))}"  # a ? would end the path
+            # What a character of the path must be quoted as depends on the version of SQLAlchemy.
+            address = URL.create("sqlite", database=str(own / "mlflow.db"))
+            uri = address.render_as_string()
             artifacts = (own / "artifacts").as_uri()
         self._client = MlflowClient(uri)
         self._metrics: list[Metric] = []
