@@ -27,7 +27,7 @@ IGNORED_SETTINGS = {
     *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype"),
     *("id2label", "label2id", "problem_type", "initializer_range"),
 }
-"""The settings of a model that do not affect its features."""
+"""The settings of a model that do not affect its results."""
 
 
 class Backbone:
@@ -124,7 +124,9 @@ class Backbone:
         Settings are included, since they change the features of the same weights. Each weight is
         included with name, dtype, shape and values, in the order of names.
         """
-        hasher = hashlib.sha256(f"{type(self.model).__name__} {self._settings()}\n".encode())
+        hasher = hashlib.sha256(
+            f"{type(self.model).__name__} {settings_text(self.model)}\n".encode()
+        )
         hash_weights(hasher, self.trained_weights())
         return hasher.hexdigest()
 
@@ -136,12 +138,6 @@ class Backbone:
         """
         state = self.model.state_dict().items()
         return {name: v for name, v in state if not _untrained(name, pooler=self._pooler)}
-
-    def _settings(self) -> str:
-        config: Any = getattr(self.model, "config", None)
-        settings = {} if config is None else config.to_diff_dict()
-        relevant = {key: value for key, value in settings.items() if key not in IGNORED_SETTINGS}
-        return json.dumps(relevant, sort_keys=True, default=str)
 
     @torch.no_grad()
     def extract(self, images: Tensor) -> Tensor:
@@ -209,6 +205,18 @@ class Backbone:
         if self.pooling == "end" and self._pooler and pooler_output is not None:
             return pooler_output.flatten(1)
         return pool(output.last_hidden_state, self.pooling, self.name)
+
+
+def settings_text(model: nn.Module) -> str:
+    """Return the settings of a model of `transformers` that affect its results, as JSON.
+
+    Args:
+        model: The model. One without a `config` has no settings.
+    """
+    config: Any = getattr(model, "config", None)
+    settings = {} if config is None else config.to_diff_dict()
+    relevant = {key: value for key, value in settings.items() if key not in IGNORED_SETTINGS}
+    return json.dumps(relevant, sort_keys=True, default=str)
 
 
 def hash_weights(hasher: Any, weights: Mapping[str, Tensor]) -> None:

@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from pipeline.backbone.check_files import PREPROCESSOR_CONFIG, check_folder, check_opened
 from pipeline.backbone.load import silence_transformers
-from pipeline.backbone.network import hash_weights
+from pipeline.backbone.network import hash_weights, settings_text
 from pipeline.backbone.transform import Transform, read_transform
 from pipeline.errors import TesseraeError
 from pipeline.loader import Loader
@@ -123,7 +123,7 @@ class Clip:
     @cached_property
     def digest(self) -> str:
         """The SHA-256 of kind, settings and weights, in hexadecimal."""
-        kind, settings = type(self._model).__name__, self._model.config.to_json_string()
+        kind, settings = type(self._model).__name__, settings_text(self._model)
         hasher = hashlib.sha256(f"{kind} {settings} {self._transform}\n".encode())
         hash_weights(hasher, self._model.state_dict())
         return hasher.hexdigest()
@@ -178,12 +178,15 @@ class Clip:
 
         Raises:
             TesseraeError: The model takes other images than squares of one size.
+            torch.OutOfMemoryError: The GPU has too little memory.
         """
         pixels = self._transform.apply(images.to(self._device))
         if self._transform.channels == "BGR":
             pixels = pixels.flip(1)
         try:
             return _unit_rows(self._model.get_image_features(pixel_values=pixels))
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, ValueError, TypeError, AttributeError) as e:
             first = (str(e).strip().splitlines() or [""])[0]
             raise TesseraeError(

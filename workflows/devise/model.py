@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +19,7 @@ from pipeline.errors import StoreError, TesseraeError
 from pipeline.features.reader import Features, open_features
 from pipeline.features.worker import compute_features, open_recipe_backbone
 from pipeline.loader import Loader
+from pipeline.store import derived, records
 from pipeline.store import features as feature_records
 from pipeline.store.encoding import parse_encoding
 from pipeline.store.features import FeatureRecipe, load_feature_recipe
@@ -155,6 +156,29 @@ class DeviseModel:
         """
         return 1.0 if self._feature_recipe is None else self._feature_recipe.crop_share
 
+    def can_read(self, store: str, splits: Sequence[str]) -> bool:
+        """Return True if a store has what the model reads, its features or else its images.
+
+        Args:
+            store: The path or URL of a store with the rows of the run.
+            splits: The splits that must have it (default, if empty: any finished one).
+
+        Raises:
+            TesseraeError: A record of the store is damaged, or a request failed.
+        """
+        objects = open_objects(store)
+        if self.features is not None and self.features not in feature_records.names(objects):
+            return False
+
+        def has_input(split: str) -> bool:
+            if self.features is not None:
+                name, kind = self.features, FeatureRecipe
+                return derived.load_finish_record(objects, kind, name, split) is not None
+            done = records.load_finish_record(objects, split)
+            return done is not None and self.array_name in done.array_names
+
+        return (all if splits else any)(map(has_input, splits or records.stored_splits(objects)))
+
     @property
     def stored_size(self) -> int:
         """The side in pixels of the stored squares that are read: `size`."""
@@ -256,7 +280,7 @@ class DeviseModel:
             return None
         objects = open_objects(store)
         for name in feature_records.names(objects):
-            with suppress(StoreError):  # unfinished, lost or damaged: images are read instead
+            with suppress(StoreError):  # unfinished, or lost records: images are read instead
                 recipe = load_feature_recipe(objects, name)
                 images = recipe.array_name, recipe.crop_share
                 if (

@@ -35,7 +35,8 @@ def run_search(options: SearchCommandOptions) -> int:
 
     The answers, or the address of the page, are printed to standard output. The images of a split
     without vectors are embedded first, which writes vectors and an index to the folder `search` of
-    the run.
+    the run, or to one such as `search-photos-1a2b3c4d` for another store than that of the run, or
+    to such a folder in that of `--vectors`.
 
     Args:
         options: The parsed options of the command, such as
@@ -58,9 +59,8 @@ def search_once(options: SearchCommandOptions) -> int:
     """Search once, and print the answers to standard output, as tables or with `--json` as JSON.
 
     The images of a split without vectors are embedded first, which writes to the run's folder.
-    `--grid` also writes the images into a PNG file, if there are any, and `--save` the results into
-    a file. Unknown words that were
-    ignored are printed to standard error.
+    Then `--grid` also writes the images into a PNG file, if there are any, and `--save` the results
+    into a file. Unknown words that were ignored are printed to standard error.
 
     Args:
         options: The parsed options of the command, such as
@@ -73,8 +73,8 @@ def search_once(options: SearchCommandOptions) -> int:
     Raises:
         QueryError: The query is invalid, or names a word, row or class that does not exist.
         TesseraeError: The run or its store cannot be searched.
-        ValueError: `--grid` is no PNG file, or is combined with `--to words`; or `--save` names a
-            file of another format.
+        ValueError: `--grid` is no PNG file, or is combined with `--to words`; `--save` names a file
+            of another format; or the folder of either does not exist.
         OSError: The file of `--grid` or `--save` cannot be written.
     """
     if options.grid is not None and options.grid.suffix.lower() != ".png":
@@ -86,6 +86,9 @@ def search_once(options: SearchCommandOptions) -> int:
         raise ValueError(
             f"--save is {options.save}: expected a name that ends in .csv, .json or .zip."
         )
+    for name, target in (("grid", options.grid), ("save", options.save)):
+        if target is not None and not target.parent.is_dir():
+            raise ValueError(f"--{name} is {target}: there is no folder {target.parent}.")
     data = None if options.image is None else read_image(options.image)
     # Parse before the run is opened, which may take long: a mistake is reported at once.
     query = parse_query(options.query, has_image=data is not None)
@@ -96,23 +99,26 @@ def search_once(options: SearchCommandOptions) -> int:
     with closing(engine):
         image_vector = None if data is None else _embed(engine, data)
         answer = engine.search(query, search_options, image_vector=image_vector)
+        _print_answer(answer, as_json=options.json)
         if options.grid is not None:
             _write_grid(options.grid, engine, answer)
         if options.save is not None and save_format is not None:
             with replacing(options.save, durable=False) as file:
                 write_results(answer, engine.gallery, save_format, file)
             print(f"{options.save}: written", file=sys.stderr)
+    return 0
+
+
+def _print_answer(answer: Answer, *, as_json: bool) -> None:
     if answer.passed_over:
         words = printable(", ".join(answer.passed_over))
         print(f"notice: unknown words, ignored: {words}", file=sys.stderr, flush=True)
-    lines = (
-        [json.dumps(asdict(answer), indent=2)]
-        if options.json
-        else list(search_result_lines(answer))
-    )
-    for line in lines:
-        print(line if options.json else encodable(line, sys.stdout))
-    return 0
+    if as_json:
+        print(json.dumps(asdict(answer), indent=2), flush=True)
+        return
+    for line in search_result_lines(answer):
+        print(encodable(line, sys.stdout))
+    sys.stdout.flush()
 
 
 def _open_engine(options: SearchCommandOptions, *, digests: bool = True) -> Engine:

@@ -18,6 +18,7 @@ from pipeline.store.split import Split
 from workflows.search.gallery import Gallery
 from workflows.search.image_index import ImageHit, ImageIndex
 from workflows.search.model import Model, open_model
+from workflows.search.other_store import vectors_root
 from workflows.search.query import DIRECTIONS, Phrase, Query, QueryError, StoredImage
 from workflows.search.query_image import ImagePreprocessor
 from workflows.search.query_vector import QueryEncoder
@@ -268,7 +269,8 @@ def open_engine(
             store that the run was trained on (default: that store, as recorded in the run, or a
             folder beside the run). Classes of another store are matched by wnid; it need not have
             classes. Its images of the size that the model takes are read, or others and resized.
-        vectors: The folder that has the folders of vectors (default: *run*).
+        vectors: The folder in which a subfolder, with the name of the run and a digest of its path,
+            has the folders of vectors (default: *run* has them).
 
     Returns:
         The engine, which the caller closes with `close`.
@@ -277,11 +279,12 @@ def open_engine(
         TesseraeError: The run, the model or the store cannot be searched, or has no such split.
         ValueError: There is no such kind of index.
     """
-    model = open_model(run, store=store, splits=splits, vectors=vectors, stream=stream)
+    root = vectors_root(run, vectors)
+    model = open_model(run, store=store, splits=splits, vectors=root, stream=stream)
     gallery = Gallery(
         model.store, model.size, model.encoded, model.crop_share, stored_size=model.stored_size
     )
-    folder = (vectors or run) / model.vectors_folder
+    folder = root / model.vectors_folder
     named = [gallery.split(name) for name in dict.fromkeys(splits)]
 
     def embed(split: Split) -> EmbeddedSplit:

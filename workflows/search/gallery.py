@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -209,31 +209,38 @@ class Gallery:
         reader.gather(row_numbers, 0, [out], self._disk)
         return out
 
-    def small_picture(self, split: str, row: int) -> SmallPicture | None:
-        """Return the means of 16 x 16 fields of an image, which are cached; None: unreadable.
+    def small_pictures(self, split: str, rows: Sequence[int]) -> dict[int, SmallPicture]:
+        """Return the means of 16 x 16 fields of images by row; rows that are unreadable are absent.
 
-        The smallest stored squares are read, or else encoded rows.
+        The smallest stored squares are read at once, or encoded rows if a split has no squares. The
+        pictures are cached.
 
         Args:
             split: The name of a split of the gallery.
-            row: The number of a readable row.
+            rows: The numbers of readable rows, each once.
 
         Raises:
             KeyError: The gallery has no such split.
         """
         with self._lock:
-            small = self._small_pictures.get((split, row))
-        if small is None:
-            sizes = self.splits[split].sizes
-            size = min(sizes) if self._encoded is None else 2 * SIDE
-            try:
-                square = self.rows(split, size, [row])
-            except StoreError:  # damaged, or a request failed
-                return None
-            small = resize_squares(square, SIDE, filter="box")[0]
-            with self._lock:
-                self._small_pictures[split, row] = small
-        return small
+            cached = {row: self._small_pictures.get((split, row)) for row in rows}
+        pictures = {row: picture for row, picture in cached.items() if picture is not None}
+        missing = [row for row in rows if row not in pictures]
+        for read in _read_or_split(missing, lambda part: self._read_small(split, part)):
+            pictures.update(read)
+        with self._lock:
+            for row in missing:
+                if row in pictures:
+                    self._small_pictures[split, row] = pictures[row]
+        return pictures
+
+    def _read_small(self, split: str, rows: Sequence[int]) -> dict[int, SmallPicture]:
+        # Squares and crops of encoded rows differ, so all splits are read in one way.
+        if all(opened.sizes for opened in self.splits.values()):
+            squares = self._squares(split, min(self.splits[split].sizes), rows)
+        else:
+            squares = self.rows(split, 2 * SIDE, rows)
+        return dict(zip(rows, resize_squares(squares, SIDE, filter="box"), strict=True))
 
     def picture_array(self, split: str, side: int) -> str:
         """Return the name of the array that shows pictures of a split best.
@@ -273,7 +280,7 @@ class Gallery:
         """
         opened, name = self.splits[split], self.picture_array(split, side)
         if name not in opened.encoded:
-            return encode_jpeg(self._square(split, int(name), row))
+            return encode_jpeg(self._squares(split, int(name), [row])[0])
         data = self._encoded_row(split, name, row)
         height, width = opened.encoded[name].shape[row].tolist()
         if _may_be_sent(data, width, height):
@@ -296,15 +303,15 @@ class Gallery:
         """
         opened = self.splits[split]
         if not opened.encoded:
-            return "png", encode_png(self._square(split, max(opened.sizes), row))
+            return "png", encode_png(self._squares(split, max(opened.sizes), [row])[0])
         data = self._encoded_row(
             split, fitting_encoding(opened.encoded, MAX_SOURCE_SIDE).array_name, row
         )
         return extension_of(data), data
 
-    def _square(self, split: str, size: int, row: int) -> NDArray[np.uint8]:
-        pixels: NDArray[np.uint8] = np.empty((size, size, 3), np.uint8)
-        self._reader(split, str(size)).gather(np.array([row]), pixels[None], self._disk)
+    def _squares(self, split: str, size: int, rows: Sequence[int]) -> NDArray[np.uint8]:
+        pixels: NDArray[np.uint8] = np.empty((len(rows), size, size, 3), np.uint8)
+        self._reader(split, str(size)).gather(np.array(rows), pixels, self._disk)
         return pixels
 
     def _encoded_row(self, split: str, name: str, row: int) -> bytes:
@@ -369,6 +376,20 @@ class Gallery:
         self._disk.shutdown()
         for keys in self._keys.values():
             keys.close()
+
+
+def _read_or_split(
+    rows: Sequence[int], read: Callable[[Sequence[int]], dict[int, SmallPicture]]
+) -> Iterator[dict[int, SmallPicture]]:
+    """Yield what is read of rows; some that cannot be read are tried one by one, then left out."""
+    if not rows:
+        return
+    try:
+        yield read(rows)
+    except StoreError:  # damaged, or a request failed
+        if len(rows) > 1:
+            for row in rows:
+                yield from _read_or_split([row], read)
 
 
 def _missing_images_text(store: str, size: int, encoded: str | None) -> str:

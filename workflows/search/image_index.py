@@ -195,12 +195,16 @@ class ImageIndex:
             return []
         vectors = np.stack([splits[near.split].vector(near.row) for near in ranked])
 
-        def small_picture(index: int) -> SmallPicture | None:
-            near = ranked[index]
-            return self._gallery.small_picture(splits[near.split].name, near.row)
+        def small_pictures(positions: Sequence[int]) -> dict[int, SmallPicture]:
+            pictures = {}
+            for number, embedded in enumerate(splits):
+                of_row = {ranked[i].row: i for i in positions if ranked[i].split == number}
+                for row, picture in self._gallery.small_pictures(embedded.name, [*of_row]).items():
+                    pictures[of_row[row]] = picture
+            return pictures
 
         groups: dict[int, list[_RankedRow]] = {}
-        for near, original in zip(ranked, originals(vectors, small_picture), strict=True):
+        for near, original in zip(ranked, originals(vectors, small_pictures), strict=True):
             groups.setdefault(original, []).append(near)
         return list(groups.values())
 

@@ -189,8 +189,9 @@ def open_model(
         path: The folder of a run of `train devise`, or of a CLIP-like model of `transformers` with
             its tokenizer.
         store: The path or URL of the store to search: any, or the present location of the store
-            that the run was trained on (default: as recorded in the run, or a folder beside the
-            run; a CLIP-like model has none).
+            that the run was trained on, if it has the features or images that the run reads
+            (default: as recorded in the run, or a folder beside the run; a CLIP-like model has
+            none).
         splits: The splits to search, which must have the images that are selected from a store
             that the run was not trained on (default: all finished ones).
         vectors: The folder that has the folders of vectors (default: *path*).
@@ -220,6 +221,9 @@ def open_model(
     from workflows.devise.model import open_devise_model
 
     run_model: DeviseModel = open_devise_model(path)
-    if store is None or run_model.run.was_trained_on(store):
+    if store is None:
+        return run_model
+    # A store of the same images may have other sizes, or no features.
+    if run_model.run.was_trained_on(store) and run_model.can_read(store, splits):
         return replace(run_model, store_override=store)
     return OtherStoreModel(run_model, store, splits, stream=stream)

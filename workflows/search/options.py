@@ -10,7 +10,8 @@ from workflows.options.fields import Options, argument, option
 from workflows.search.query import DIRECTIONS
 
 _RESULTS = "results"
-_SERVER = "index and server"
+_STORE = "images"
+_SERVER = "server"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,14 +31,37 @@ class SearchCommandOptions(Options):
         None, "image file to search with; QUERY refers to it as @", metavar="FILE"
     )
 
-    k: int = option(10, "number of results", minimum=1, maximum=1_000, group=_RESULTS)
-    to: str = option("images", "kind of the results", choices=DIRECTIONS, group=_RESULTS)
+    store: str | None = option(
+        None,
+        "folder or URL of the store to search, which need not be that of the run or have labels",
+        implied="the store that the run was trained on",
+        metavar="STORE",
+        group=_STORE,
+    )
     split: tuple[str, ...] = option(
         ("all",),
         "splits whose images are searched, or `all` finished splits",
         metavar="SPLIT",
-        group=_RESULTS,
+        group=_STORE,
     )
+    index: str | None = option(
+        None,
+        "index that is searched",
+        implied="exact, or hnsw beyond 200,000 rows",
+        choices=KINDS,
+        group=_STORE,
+    )
+    vectors: Path | None = option(
+        None,
+        "folder that keeps the vectors of the images, for a RUN that cannot be written; each RUN"
+        " has a subfolder in it",
+        implied="RUN",
+        metavar="FOLDER",
+        group=_STORE,
+    )
+
+    k: int = option(10, "number of results", minimum=1, maximum=1_000, group=_RESULTS)
+    to: str = option("images", "kind of the results", choices=DIRECTIONS, group=_RESULTS)
     classes: tuple[str, ...] = option(
         (),
         "search only images of these classes, by wnid or name",
@@ -64,7 +88,6 @@ class SearchCommandOptions(Options):
         metavar="OUT.png",
         group=_RESULTS,
     )
-
     save: Path | None = option(
         None,
         "also write the results into this file: a table (.csv), a document (.json), or both with"
@@ -73,27 +96,6 @@ class SearchCommandOptions(Options):
         group=_RESULTS,
     )
 
-    index: str | None = option(
-        None,
-        "index that is searched",
-        implied="exact, or hnsw beyond 200,000 rows",
-        choices=KINDS,
-        group=_SERVER,
-    )
-    store: str | None = option(
-        None,
-        "folder or URL of the store to search, which need not be that of the run or have labels",
-        implied="the store that the run was trained on",
-        metavar="STORE",
-        group=_RESULTS,
-    )
-    vectors: Path | None = option(
-        None,
-        "folder that keeps the vectors of the images, for a RUN that cannot be written",
-        implied="RUN",
-        metavar="FOLDER",
-        group=_SERVER,
-    )
     serve: bool = option(False, "serve a web page to search on", group=_SERVER)
     host: str = option(
         "127.0.0.1", "name or address that the server listens on", metavar="HOST", group=_SERVER

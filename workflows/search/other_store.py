@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TextIO
 
 import numpy as np
@@ -30,7 +31,7 @@ from workflows.terminal.formatting import printable
 BATCH_ROWS = 64
 """The number of images that are read and embedded at once."""
 LOCATION_DIGITS = 8
-"""The number of hexadecimal digits that tell stores of the same name apart."""
+"""The number of hexadecimal digits that tell locations of the same name apart."""
 
 
 class OtherStoreModel:
@@ -74,7 +75,7 @@ class OtherStoreModel:
         self.vocabulary = model.vocabulary
         objects = open_objects(store)
         self._filter = records.load_recipe(objects).filter
-        encoded, self.crop_share = _trained_images(model)
+        encoded, self.crop_share = self._trained_images()
         arrays = _arrays_of_splits(store, splits)
         common = set.intersection(*arrays.values())
         if splits and not common:
@@ -90,6 +91,14 @@ class OtherStoreModel:
                 self._print(f"notice: {name} is not searched, as it has no images {array}")
         self.encoded = None if array.isdecimal() else array
         self.stored_size = int(array) if array.isdecimal() else self.size
+
+    def _trained_images(self) -> tuple[str | None, float]:
+        """Return the encoded rows that the model was trained on, and its crop of them."""
+        try:
+            return self._model.encoded, self._model.crop_share
+        except TesseraeError as e:  # the store of the run is not there, or has no such features
+            self._print(f"notice: the model is taken as one of whole squares, since {e}")
+            return None, 1.0
 
     @property
     def _array_name(self) -> str:
@@ -138,7 +147,7 @@ class OtherStoreModel:
             yield np.array(batch.rows), self.embed_images(np.ascontiguousarray(images))
 
     def _print_enlarged(self, split: str) -> None:
-        if self.encoded is None and self.stored_size * self.crop_share < self.size:
+        if self.encoded is None and self.stored_size < round(self.size / self.crop_share):
             self._print(
                 f"notice: {split}: the images of {self.stored_size} px are enlarged to"
                 f" {self.size} px, which the model takes"
@@ -161,18 +170,27 @@ def vectors_folder_of(store: str) -> str:
     Raises:
         StoreError: The URL is not valid.
     """
-    location = open_objects(store).url.rstrip("/")
+    return _name_of_location("search", open_objects(store).url.rstrip("/"))
+
+
+def vectors_root(path: Path, vectors: Path | None) -> Path:
+    """Return the folder that has the folders of vectors of a run or model.
+
+    Args:
+        path: The folder of the run or model.
+        vectors: The folder, of the user's choice, of vectors of any runs and models, which has a
+            subfolder for each, with its name and a digest of its path (default: *path*).
+    """
+    if vectors is None:
+        return path
+    return vectors / _name_of_location("", str(path.resolve()))
+
+
+def _name_of_location(prefix: str, location: str) -> str:
+    """Return the last part of a path or URL as a plain name, with a digest of the whole."""
     name = re.sub(r"[^A-Za-z0-9.]+", "-", location.rpartition("/")[2])[:40].strip("-.")
     digest = hashlib.sha256(location.encode()).hexdigest()[:LOCATION_DIGITS]
-    return "-".join(filter(None, ("search", name, digest)))
-
-
-def _trained_images(model: TextImageModel) -> tuple[str | None, float]:
-    """Return the encoded rows that a model was trained on, and its crop of them."""
-    try:
-        return model.encoded, model.crop_share
-    except TesseraeError:  # the store of the run is not there: squares suit every model
-        return None, 1.0
+    return "-".join(filter(None, (prefix, name, digest)))
 
 
 def _arrays_of_splits(store: str, splits: Sequence[str]) -> dict[str, set[str]]:
@@ -210,7 +228,7 @@ def best_array(arrays: set[str], size: int, encoded: str | None, crop_share: flo
         crop_share: The side of the centre crop that it takes of them.
     """
     own = encoded or (str(size) if crop_share == 1 else None)
-    required = size / crop_share
+    required = round(size / crop_share)  # a recipe has the share to seven digits
 
     def rank(name: str) -> tuple[bool, bool, float, bool, str]:
         if name.isdecimal():

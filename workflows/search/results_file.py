@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 import zipfile
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from typing import IO
 from pipeline.errors import StoreError
 from workflows.search.engine import Answer
 from workflows.search.gallery import Gallery
+from workflows.search.query import QueryError
+from workflows.terminal.formatting import bytes_text
 
 CSV, JSON, ZIP = "csv", "json", "zip"
 FORMATS = {CSV: "text/csv; charset=utf-8", JSON: "application/json", ZIP: "application/zip"}
@@ -40,7 +43,14 @@ def format_of_name(name: str) -> str | None:
     return extension if extension in FORMATS else None
 
 
-def write_results(answer: Answer, gallery: Gallery, format: str, file: IO[bytes]) -> None:
+def write_results(
+    answer: Answer,
+    gallery: Gallery,
+    format: str,
+    file: IO[bytes],
+    *,
+    max_bytes: int | None = None,
+) -> None:
     """Write the results of a search.
 
     The table has a line for each result, images before words, with the columns `COLUMNS`; copies of
@@ -53,13 +63,15 @@ def write_results(answer: Answer, gallery: Gallery, format: str, file: IO[bytes]
         gallery: The images of the store.
         format: `csv`, `json` or `zip`.
         file: The file, open for writing at its start.
+        max_bytes: The size that the files in an archive may have together (default: any).
 
     Raises:
+        QueryError: The files in the archive are larger than *max_bytes*.
         OSError: The file cannot be written.
         KeyError: There is no such format.
     """
     if format == ZIP:
-        _write_archive(answer, gallery, file)
+        _write_archive(answer, gallery, file, math.inf if max_bytes is None else max_bytes)
     else:
         file.write({CSV: _table, JSON: _document}[format](answer))
 
@@ -82,9 +94,16 @@ def _table(answer: Answer) -> bytes:
     return text.getvalue().encode()
 
 
-def _write_archive(answer: Answer, gallery: Gallery, file: IO[bytes]) -> None:
+def _write_archive(answer: Answer, gallery: Gallery, file: IO[bytes], max_bytes: float) -> None:
+    num_bytes = 0
     with zipfile.ZipFile(file, "w") as archive:
         for name, data in _archived_files(answer, gallery):
+            num_bytes += len(data)
+            if num_bytes > max_bytes:
+                raise QueryError(
+                    f"the images have more than {bytes_text(int(max_bytes))}: ask for fewer"
+                    " results, or use `tesserae search --save` beside the store."
+                )
             # Images are compressed already.
             entry = zipfile.ZipInfo(name, _TIME)
             entry.external_attr = 0o644 << 16

@@ -198,3 +198,14 @@ def test_the_digest_changes_with_a_setting(folder: Path, tmp_path: Path) -> None
     settings["vision_config"]["hidden_act"] = "relu"
     (changed / "config.json").write_text(json.dumps(settings))
     assert Clip(changed).digest != Clip(folder).digest
+
+
+def test_the_digest_is_the_same_with_every_version_of_transformers(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upgrade must not make the vectors of every store outdated."""
+    digest = Clip(folder).digest
+    monkeypatch.setattr("transformers.configuration_utils.__version__", "99.0.0")
+    clip = Clip(folder)
+    assert "99.0.0" in clip._model.config.to_json_string()
+    assert clip.digest == digest

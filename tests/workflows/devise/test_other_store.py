@@ -165,6 +165,33 @@ def test_a_copy_of_the_store_of_the_run_is_its_own(
     assert model.store == str(tmp_path / "copy")
 
 
+def test_a_copy_without_the_features_of_the_run_is_embedded(
+    small: Small, trained: Path, tmp_path: Path, embedded_images: list[int]
+) -> None:
+    """Its images are the same, so its vectors are, too."""
+    expected = vectors_of(open_model(trained))
+    copy = Path(shutil.copytree(small.store, tmp_path / "copy"))
+    shutil.rmtree(copy / "features")
+    model = open_model(trained, store=str(copy))
+    assert isinstance(model, OtherStoreModel)
+    np.testing.assert_allclose(vectors_of(model), expected, atol=1e-4)
+    assert sum(embedded_images) == len(expected)
+
+
+def test_a_store_is_the_own_one_if_it_has_what_the_run_reads(small: Small, trained: Path) -> None:
+    """Splits that are named must all have it; otherwise one is enough."""
+    store, model = str(small.store), open_devise_model(trained)
+    from_images = replace(model, features=None)
+    assert model.can_read(store, ())
+    assert model.can_read(store, ["train"])
+    assert not model.can_read(store, ["train", "missing"])
+    assert not replace(model, features="Another-0123").can_read(store, ())
+    assert from_images.can_read(store, ())
+    assert from_images.can_read(store, ["train"])
+    assert not from_images.can_read(store, ["train", "missing"])
+    assert not replace(from_images, size=SIZE + 1).can_read(store, ())
+
+
 def test_features_of_another_trunk_are_not_taken(
     small: Small, trained: Path, photos: Path, tmp_path: Path, embedded_images: list[int]
 ) -> None:

@@ -18,7 +18,7 @@ _TOWER = {
 _LETTERS = [*"abcdefghijklmnopqrstuvwxyz."]
 
 
-def tiny_clip(folder: Path, max_tokens: int = 40) -> Path:
+def tiny_clip(folder: Path, max_tokens: int = 40, seed: int = 0) -> Path:
     """Save a CLIP model and a tokenizer of letters; return the folder."""
     from transformers import CLIPConfig, CLIPModel
 
@@ -28,7 +28,7 @@ def tiny_clip(folder: Path, max_tokens: int = 40) -> Path:
         "<|startoftext|>",
         "<|endoftext|>",
     ]
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = CLIPConfig(
         text_config={**_TOWER, "vocab_size": len(tokens), "max_position_embeddings": max_tokens,
                      "bos_token_id": len(tokens) - 2, "eos_token_id": len(tokens) - 1},

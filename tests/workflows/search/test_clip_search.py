@@ -20,7 +20,7 @@ from workflows.cli import main
 from workflows.devise.clip import Clip
 from workflows.search.clip_model import CLASS_VECTORS, ClipModel
 from workflows.search.model import open_model
-from workflows.search.other_store import vectors_folder_of
+from workflows.search.other_store import vectors_folder_of, vectors_root
 
 CLASSES = ("ant", "boat", "great cat")
 
@@ -120,12 +120,29 @@ def test_vectors_are_kept_in_another_folder(store: str, tmp_path: Path, capsys: 
     status, answer, errors = search(capsys, *command)
     assert status == 0, errors
     assert sorted(path.name for path in model.rglob("*")) == before
-    assert (folder / vectors_folder_of(store) / "train" / "exact").is_dir()
-    file = folder / vectors_folder_of(store) / CLASS_VECTORS
+    vectors = vectors_root(model, folder) / vectors_folder_of(store)
+    assert (vectors / "train" / "exact").is_dir()
+    file = vectors / CLASS_VECTORS
     file.write_bytes(file.read_bytes()[:-20])
     status, again, errors = search(capsys, *command)
     assert (status, again) == (0, answer)
     assert "3 class names: vectors" in errors
+
+
+def test_one_folder_keeps_the_vectors_of_several_models(
+    store: str, tmp_path: Path, capsys: Any
+) -> None:
+    """Those of a model of the same name elsewhere are not taken for outdated ones."""
+    folder = tmp_path / "vectors"
+    models = [tiny_clip(tmp_path / "a" / "model"), tiny_clip(tmp_path / "b" / "model", seed=1)]
+    answers = []
+    for number, model in enumerate([*models, *models]):
+        status, answer, errors = search(
+            capsys, model, "a boat", "--store", store, "--vectors", folder
+        )
+        assert (status, "vectors" in errors) == (0, number < 2), errors
+        answers.append(answer)
+    assert answers[:2] == answers[2:]
 
 
 def test_vectors_of_class_names_belong_to_weights_and_classes(tmp_path: Path) -> None:

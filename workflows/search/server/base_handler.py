@@ -100,6 +100,11 @@ class BaseHandler(web.RequestHandler):
                 raise
             raise web.Finish from None
 
+    def close_connection(self) -> None:
+        """Close the connection of a client that has not read the whole response."""
+        if self._stream is not None:
+            self._stream.close()
+
     def on_finish(self) -> None:
         """Mark the connection as idle."""
         super().on_finish()

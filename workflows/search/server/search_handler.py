@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import tempfile
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from dataclasses import asdict
 from typing import IO, Any
 
 from tornado import web
+from tornado.iostream import StreamClosedError
 
 from pipeline.images.formats import HEAD_BYTES
 from workflows.search.engine import SearchOptions
@@ -27,8 +29,12 @@ BODY_SECONDS = 60.0
 """The number of seconds that an upload may take."""
 MAX_MEMORY_BYTES = 16 * 2**20
 """The size of a download beyond which it is kept in a temporary file instead of in memory."""
+MAX_DOWNLOAD_BYTES = 2**30
+"""The largest size of an archive, which is made on the disk of the server."""
 SENT_BYTES = 2**18
 """The bytes of a download that are sent at once."""
+PIECE_SECONDS = 60.0
+"""The seconds in which a client must have taken these bytes."""
 
 
 class QueryHandler(BaseHandler):
@@ -79,7 +85,11 @@ class DownloadHandler(QueryHandler):
             vector = None if upload is None else upload.vector
             answer = engine.search(query, options, image_vector=vector)
             file: IO[bytes] = tempfile.SpooledTemporaryFile(MAX_MEMORY_BYTES)  # noqa: SIM115
-            write_results(answer, engine.gallery, format, file)
+            try:
+                write_results(answer, engine.gallery, format, file, max_bytes=MAX_DOWNLOAD_BYTES)
+            except BaseException:
+                file.close()
+                raise
             return file
 
         with await self.in_thread(self.service.downloads, write) as file:
@@ -89,9 +99,13 @@ class DownloadHandler(QueryHandler):
             )
             self.set_header("Content-Length", str(file.tell()))
             file.seek(0)
-            while piece := file.read(SENT_BYTES):
-                self.write(piece)
-                await self.flush()
+            try:
+                while piece := file.read(SENT_BYTES):
+                    self.write(piece)
+                    await asyncio.wait_for(self.flush(), PIECE_SECONDS)
+            except (StreamClosedError, TimeoutError):  # the client has cancelled, or reads no more
+                self.close_connection()
+                return
         self.finish()
 
 
