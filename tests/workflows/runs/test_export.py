@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from tests.workflows.training.inline import inline_ranks
 from workflows.classify.model import open_classifier
 from workflows.classify.networks import pretrained_classifier
 from workflows.cli import main
+from workflows.runs.model_card import model_description
 from workflows.search.query_image import ImagePreprocessor, read_image
 from workflows.training.run_folder import RunFolder
 
@@ -223,3 +226,20 @@ def test_the_card_states_what_the_network_was_trained_with(folder: Path, tmp_pat
     assert f"| plan | {record['data']['plan']} |" in page
     assert f"| torch | {record['versions']['torch']} |" in page
     assert "license: unknown" in (run / "trunk" / "README.md").read_text()
+    assert f"| store | {Path(record['data']['store']).name} |" in page
+    assert str(folder) not in page
+
+
+def test_a_card_has_no_places_of_files(folder: Path, tmp_path: Path) -> None:
+    """Of paths and URLs, which may have credentials, the last part is left."""
+    run = Path(shutil.copytree(folder / "resnet9", tmp_path / "run"))
+    record = json.loads((run / "options.json").read_text())
+    record["data"] |= {"store": "s3://KEY:SECRET@host/bucket/photos?token=SECRET"}
+    record["options"] |= {"a": "/home/me/words.bin", "b": ["../x/y", "~/z"], "c": "openai/clip"}
+    (run / "options.json").write_text(json.dumps(record))
+    page = model_description(RunFolder(run), title="A network", step=1)
+    assert "| store | photos |" in page
+    assert "| a | words.bin |" in page
+    assert "| b | y, z |" in page
+    assert "| c | openai/clip |" in page
+    assert not re.search("SECRET|/home|store_from_run", page)

@@ -127,6 +127,12 @@ def test_results_cannot_be_saved_in_another_format(search: Command, tmp_path: Pa
     """The mistake is reported before the run is opened; so is one with --serve."""
     status, _, errors = search("yellow", "--save", tmp_path / "results.xlsx")
     assert (status, "ends in .csv, .json or .zip" in errors) == (1, True)
+    for name, file in (("save", "results.csv"), ("grid", "grid.png")):
+        status, output, errors = search("yellow", f"--{name}", tmp_path / "no" / file)
+        assert (status, output, "images" in errors) == (1, "", False)
+        assert (
+            f"--{name} is {tmp_path / 'no' / file}: there is no folder {tmp_path / 'no'}" in errors
+        )
     status, _, errors = search("--serve", "--save", tmp_path / "results.csv")
     assert (status, "omit save" in errors) == (1, True)
 
