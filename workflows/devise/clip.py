@@ -60,7 +60,8 @@ class Clip:
             device: The device that computes vectors (default: the CPU).
 
         Raises:
-            TesseraeError: It is no CLIP-like model, or has no tokenizer.
+            TesseraeError: It is no CLIP-like model of square images of one size, or has no
+                tokenizer.
         """
         from transformers import AutoModel, AutoTokenizer
 
@@ -98,9 +99,15 @@ class Clip:
         self._name = str(model)
         self._device = device or torch.device("cpu")
         self._model: Any = network.float().to(self._device).eval()
-        self._transform = _read_transform(str(model), network.config)
-        longest = int(network.config.text_config.max_position_embeddings)
-        self._max_tokens = min(longest, int(self._tokens.model_max_length))
+        try:
+            self._transform = _read_transform(str(model), network.config)
+            longest = int(network.config.text_config.max_position_embeddings)
+            self._max_tokens = min(longest, int(self._tokens.model_max_length))
+        except (AttributeError, TypeError, ValueError) as e:
+            raise TesseraeError(
+                f"{model} is not a CLIP-like model of square images of one size ({e})."
+            ) from e
+        _check_tokenizer(str(model), self._tokens)
         full_length = network.config.model_type in FULL_LENGTH_KINDS
         self._padding = "max_length" if full_length else "longest"
         self._lock = threading.Lock()  # a fast tokenizer refuses calls of two threads at once
@@ -128,27 +135,48 @@ class Clip:
         hash_weights(hasher, self._model.state_dict())
         return hasher.hexdigest()
 
+    @cached_property
+    def text_digest(self) -> str:
+        """The SHA-256 of all that decides the vectors of texts: `digest` and the tokenizer."""
+        backend = getattr(self._tokens, "backend_tokenizer", None)
+        rules = (
+            repr(sorted(self._tokens.get_vocab().items())) if backend is None else backend.to_str()
+        )
+        facts = (self.digest, rules, self._max_tokens, self._padding)
+        return hashlib.sha256(repr(facts).encode()).hexdigest()
+
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return the unit vectors of texts, such as captions.
 
         Args:
             texts: n texts, at least 1. Of a text longer than the model takes (CLIP: 77 tokens) the
-                end is ignored.
+                end is ignored, and bytes that are no text (lone surrogates) become question marks.
 
         Returns:
             (n, d) float32, as an array in main memory.
+
+        Raises:
+            TesseraeError: The tokenizer is that of another model.
         """
+        valid = [text.encode(errors="replace").decode() for text in texts]
         vectors = []
         for start in range(0, len(texts), BATCH_ROWS):
             with self._lock:
                 tokens = self._tokens(
-                    list(texts[start : start + BATCH_ROWS]), padding=self._padding,
+                    valid[start : start + BATCH_ROWS], padding=self._padding,
                     truncation=True, max_length=self._max_tokens, return_tensors="pt",
                 )  # fmt: skip
             if self._padding == "max_length":
                 tokens.pop("attention_mask", None)
-            vectors.append(_unit_rows(self._model.get_text_features(**tokens.to(self._device))))
+            try:
+                features = self._model.get_text_features(**tokens.to(self._device))
+            except IndexError as e:
+                raise TesseraeError(
+                    f"the tokenizer of {self._name} has more tokens than the model: it belongs to"
+                    " another one."
+                ) from e
+            vectors.append(_unit_rows(features))
         return np.concatenate(vectors)
 
     def embed_class_names(self, classes: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
@@ -229,6 +257,22 @@ class Clip:
             assert isinstance(batch.images, Tensor)  # of one size
             vectors.append(self.embed_images(batch.images))
         return np.concatenate(vectors) @ self.embed_class_names(classes).T
+
+
+def _check_tokenizer(model: str, tokenizer: Any) -> None:
+    """Refuse a tokenizer for which all texts are alike.
+
+    For a folder without the files of its vocabulary `transformers` makes an empty one.
+    """
+    try:
+        known = {*tokenizer(PROMPT, add_special_tokens=False)["input_ids"]}
+    except Exception as e:  # a tokenizer without a token for unknown text raises a plain Exception
+        raise TesseraeError(f"the tokenizer of {model} is not usable ({e}).") from e
+    if known <= {*tokenizer.all_special_ids}:
+        raise TesseraeError(
+            f"{model} has no tokenizer: expected its vocabulary, as in tokenizer.json, beside the"
+            " weights."
+        )
 
 
 def _read_transform(model: str, config: Any) -> Transform:

@@ -280,7 +280,7 @@ class DeviseModel:
             return None
         objects = open_objects(store)
         for name in feature_records.names(objects):
-            with suppress(StoreError):  # unfinished, or lost records: images are read instead
+            with suppress(StoreError):  # unfinished, or without records: images are read
                 recipe = load_feature_recipe(objects, name)
                 images = recipe.array_name, recipe.crop_share
                 if (

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pipeline import confined
 from pipeline.errors import StoreError
 from pipeline.filesystem import write_file
-from workflows.devise.clip import Clip
+from workflows.devise.clip import PROMPT, Clip
 
 CLASS_VECTORS = "class-names.npz"
 """The file with the vectors of the class names, in the folder of the vectors of a store."""
@@ -86,7 +86,8 @@ class ClipModel:
         if not self.classes:
             return np.empty((0, self.dim), np.float32)
         file = self._folder / CLASS_VECTORS
-        identity = hashlib.sha256(repr((self.digest, self.classes)).encode()).hexdigest()
+        facts = (self._clip.text_digest, PROMPT, self.classes)
+        identity = hashlib.sha256(repr(facts).encode()).hexdigest()
         try:
             with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
                 if str(arrays["identity"]) == identity:

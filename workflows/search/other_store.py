@@ -18,7 +18,7 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import StoreError, TesseraeError
+from pipeline.errors import StoreDamagedError, StoreError, TesseraeError
 from pipeline.images.resize import resize_squares
 from pipeline.loader import Loader
 from pipeline.loader.crops import Crop
@@ -97,7 +97,10 @@ class OtherStoreModel:
         try:
             return self._model.encoded, self._model.crop_share
         except TesseraeError as e:  # the store of the run is not there, or has no such features
-            self._print(f"notice: the model is taken as one of whole squares, since {e}")
+            self._print(
+                "notice: the model is taken as one of whole squares, and its trunk as it is now,"
+                f" since there is nothing to compare them with: {e}"
+            )
             return None, 1.0
 
     @property
@@ -130,10 +133,17 @@ class OtherStoreModel:
         Raises:
             TesseraeError: There is no such split, or the network cannot be opened.
         """
+        embedded: set[int] = set()
         stored = self.embed_stored_features(self.store, split, self._array_name, self.crop_share)
         if stored is not None:
-            yield from stored
-            return
+            try:
+                for rows, vectors in stored:
+                    yield rows, vectors
+                    embedded.update(rows.tolist())
+            except StoreDamagedError as e:
+                self._print(f"notice: {split}: the images are read, since {e}")
+            else:
+                return
         self._print_enlarged(split)
         loader = Loader(
             self.store, split, size=self.stored_size, encoded=self.encoded,
@@ -144,7 +154,9 @@ class OtherStoreModel:
         for batch in loader:
             squares = np.asarray(batch.images)
             images = resize_squares(squares, self.size, filter=self._filter, crop_share=share)
-            yield np.array(batch.rows), self.embed_images(np.ascontiguousarray(images))
+            wanted = np.array([row not in embedded for row in batch.rows.tolist()])
+            if wanted.any():
+                yield batch.rows[wanted], self.embed_images(np.ascontiguousarray(images[wanted]))
 
     def _print_enlarged(self, split: str) -> None:
         if self.encoded is None and self.stored_size < round(self.size / self.crop_share):

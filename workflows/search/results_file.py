@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from pipeline.errors import StoreError
 from workflows.search.engine import Answer
@@ -29,6 +29,8 @@ COLUMNS = (
 """The columns of the table: those of `ImageHit` and `WordHit` that programs and people read."""
 TABLE, DOCUMENT, IMAGES_FOLDER = "results.csv", "results.json", "images"
 """The names of the files and of the folder in an archive."""
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+"""The first characters of what spreadsheets take for a formula."""
 _TIME = (1980, 1, 1, 0, 0, 0)
 """The time of all files in an archive, so that equal results are equal bytes."""
 
@@ -87,11 +89,20 @@ def _table(answer: Answer) -> bytes:
     for rank, image in enumerate(answer.images, 1):
         values = {name: value for name, value in asdict(image).items() if name in COLUMNS}
         copies = " ".join(f"#{copy.split}:{copy.row}" for copy in image.copies)
-        writer.writerow({**values, "kind": "image", "rank": rank, "copies": copies})
+        writer.writerow(_cells({**values, "kind": "image", "rank": rank, "copies": copies}))
     for rank, word in enumerate(answer.words, 1):
         values = {name: value for name, value in asdict(word).items() if name in COLUMNS}
-        writer.writerow({**values, "kind": "word", "rank": rank, "also": "; ".join(word.also)})
+        also = "; ".join(word.also)
+        writer.writerow(_cells({**values, "kind": "word", "rank": rank, "also": also}))
     return text.getvalue().encode()
+
+
+def _cells(values: dict[str, Any]) -> dict[str, Any]:
+    """Return values of which no text is a formula for a spreadsheet: these get an apostrophe."""
+    return {
+        name: f"'{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value
+        for name, value in values.items()
+    }
 
 
 def _write_archive(answer: Answer, gallery: Gallery, file: IO[bytes], max_bytes: float) -> None:

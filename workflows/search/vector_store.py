@@ -27,6 +27,7 @@ from pipeline import confined
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.neighbours import KINDS, Index, build, load
 from pipeline.neighbours.storage import HEADER
+from pipeline.store import records
 from pipeline.store.layout import TEMPORARY
 from pipeline.store.lease import lease
 from pipeline.store.local import LocalObjects
@@ -176,7 +177,14 @@ class _VectorBuilder:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """The identity of model and split that an index must have."""
+        """The identity of model and images that an index must have."""
+        done = records.load_finish_record(self.split.objects, self.split.plan.split)
+        # The plan has names and lengths of the files, and the table the checksums of their bytes.
+        return {**self._identity_without_table, "table": None if done is None else done.parts}
+
+    @cached_property
+    def _identity_without_table(self) -> dict[str, Any]:
+        """The identity that an index of an earlier version has."""
         return {
             "model": self.model.digest,
             "dim": self.model.dim,
@@ -202,17 +210,18 @@ class _VectorBuilder:
 
     def load(self, kind: str, *, digests: bool) -> Index | None:
         """Load the index of a kind; return None if it is missing, outdated or damaged."""
-        if not (self.index_folder / kind).is_dir():
+        identity = self._matching_identity(kind)
+        if identity is None:
             return None
         try:
-            return load(self.index_folder / kind, self.identity, digests=digests)
+            return load(self.index_folder / kind, identity, digests=digests)
         except TesseraeError:
             return None
 
     def make(self, kind: str) -> Index:
         """Build an index of a missing kind, from the vectors of another kind if there are any."""
         for other_kind in KINDS:
-            if not self._matches(other_kind):
+            if self._matching_identity(other_kind) is None:
                 confined.remove_folder(self.index_folder / other_kind, self.run)
         indexes = (self.load(other_kind, digests=True) for other_kind in KINDS)
         source = next((candidate for candidate in indexes if candidate is not None), None)
@@ -231,16 +240,18 @@ class _VectorBuilder:
             confined.remove_folder(self.index_folder / "exact", self.run)
         return load(self.index_folder / kind, self.identity, digests=False)
 
-    def _matches(self, kind: str) -> bool:
-        """Return True if an index of this identity exists, even if it cannot be loaded.
+    def _matching_identity(self, kind: str) -> dict[str, Any] | None:
+        """Return the identity of an existing index if it is the expected one; otherwise None.
 
-        A graph stays if its library is not installed at the moment, because it is slow to build.
+        The index need not be loadable: a graph stays if its library is not installed at the moment,
+        because it is slow to build.
         """
         try:
             header = json.loads((self.index_folder / kind / HEADER).read_bytes())
-            return bool(header["identity"] == self.identity)
+            accepted = (self.identity, self._identity_without_table)
+            return next((i for i in accepted if i == header["identity"]), None)
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return False
+            return None
 
     def _embed(self) -> Index:
         name, num_rows = self.split.plan.split, self.split.plan.num_rows

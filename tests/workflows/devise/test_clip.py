@@ -209,3 +209,87 @@ def test_the_digest_is_the_same_with_every_version_of_transformers(
     clip = Clip(folder)
     assert "99.0.0" in clip._model.config.to_json_string()
     assert clip.digest == digest
+
+
+def _without_vocabulary(folder: Path) -> None:
+    (folder / "vocab.json").unlink()
+    (folder / "merges.txt").unlink()
+
+
+def _with_another_vocabulary(folder: Path) -> None:
+    (folder / "vocab.json").write_text(json.dumps({"a": 0, "b": 1}))
+
+
+def _with_a_larger_vocabulary(folder: Path) -> None:
+    vocabulary = json.loads((folder / "vocab.json").read_text())
+    larger = {token: number + 1_000 for token, number in vocabulary.items()}
+    (folder / "vocab.json").write_text(json.dumps(larger))
+
+
+def _with_a_length_that_is_no_number(folder: Path) -> None:
+    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": "x"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_without_vocabulary, "has no tokenizer"),
+        (_with_another_vocabulary, "tokenizer"),
+        (_with_a_larger_vocabulary, "belongs to another one"),
+        (_with_a_length_that_is_no_number, "is not a CLIP"),
+    ],
+)
+def test_a_tokenizer_that_does_not_fit_is_refused(
+    folder: Path, tmp_path: Path, change: Callable[[Path], None], message: str
+) -> None:
+    """Otherwise all texts would have one vector, or a search would end with a traceback."""
+    changed = Path(shutil.copytree(folder, tmp_path / "clip"))
+    change(changed)
+    with pytest.raises(TesseraeError, match=message):
+        Clip(changed).embed_texts(["a dog"])
+
+
+@pytest.mark.parametrize("kind", ["Flava", "Siglip2"])
+def test_a_model_of_other_images_is_refused(folder: Path, tmp_path: Path, kind: str) -> None:
+    """It has vectors of images and texts, but no size of square images."""
+    import transformers
+
+    tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+             "num_attention_heads": 2}  # fmt: skip
+    text = {**tower, "vocab_size": 56, "projection_size": 16, "max_position_embeddings": 40}
+    images = {**tower, "image_size": 16, "patch_size": 8, "num_patches": 4}
+    towers = {
+        "Flava": {"image_config": images, "multimodal_config": tower, "hidden_size": 16,
+                  "projection_dim": 8},
+        "Siglip2": {"vision_config": images},
+    }  # fmt: skip
+    config = getattr(transformers, f"{kind}Config")(text_config=text, **towers[kind])
+    model = Path(shutil.copytree(folder, tmp_path / "model"))
+    (model / "model.safetensors").unlink()
+    getattr(transformers, f"{kind}Model")(config).save_pretrained(model)
+    settings = json.loads((model / "config.json").read_text())
+    if kind == "Siglip2":
+        settings["vision_config"].pop("image_size", None)
+        (model / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(TesseraeError, match="is not a CLIP-like model of square images"):
+        Clip(model)
+
+
+def test_bytes_that_are_no_text_are_embedded_as_question_marks(folder: Path) -> None:
+    """A terminal may pass them as lone surrogates, which no tokenizer takes."""
+    clip = Clip(folder)
+    vectors = clip.embed_texts(["a \udcff dog", "a ? dog"])
+    np.testing.assert_array_equal(vectors[0], vectors[1])
+
+
+def test_the_identity_of_texts_has_the_tokenizer(folder: Path, tmp_path: Path) -> None:
+    """That of the images has not."""
+    changed = Path(shutil.copytree(folder, tmp_path / "clip"))
+    vocabulary = json.loads((changed / "vocab.json").read_text())
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    (changed / "vocab.json").write_text(json.dumps(vocabulary))
+    first, second = Clip(folder), Clip(changed)
+    assert first.digest == second.digest
+    assert first.text_digest != second.text_digest
+    assert first.text_digest == Clip(folder).text_digest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,13 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.errors import TesseraeError
+from pipeline.errors import StoreDamagedError, TesseraeError
+from pipeline.features.reader import Features
 from pipeline.store.features import load_feature_recipe
 from pipeline.store.open import open_objects
 from tests.images import jpeg, prepare_inline
 from tests.workflows.devise.small import SIZE, Small, features_inline, make_small
 from tests.workflows.training.inline import inline_ranks
 from workflows.cli import main
+from workflows.devise import model as devise_model
 from workflows.devise.model import DeviseModel, TrunkIdentity, open_devise_model
 from workflows.search.engine import open_engine
 from workflows.search.model import open_model
@@ -114,6 +117,35 @@ def test_stored_features_of_the_same_trunk_are_read(
     stored = vectors_of(open_model(trained, store=str(photos)))
     assert embedded_images == []
     np.testing.assert_allclose(stored, from_pixels, atol=1e-4)
+
+
+def test_images_take_the_place_of_damaged_features(
+    small: Small, trained: Path, photos: Path, embedded_images: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Rows whose features were read come once."""
+    features_inline(photos, small.trunk, "train")
+    expected = vectors_of(open_model(trained, store=str(photos)))
+    assert embedded_images == []
+    monkeypatch.setattr(devise_model, "MAX_BLOCK_ROWS", 8)
+    read = Features.rows
+    calls: list[int] = []
+
+    def damaged(features: Features, rows: Any, *words: Any) -> Any:
+        calls.append(len(rows))
+        if len(calls) == 2:
+            raise StoreDamagedError("a chunk is damaged.")
+        return read(features, rows, *words)
+
+    monkeypatch.setattr(Features, "rows", damaged)
+    stream = io.StringIO()
+    blocks = [*open_model(trained, store=str(photos), stream=stream).embed_split("train")]
+    rows = np.concatenate([rows for rows, _ in blocks])
+    vectors = np.concatenate([vectors for _, vectors in blocks])
+    assert sorted(rows.tolist()) == list(range(20))
+    np.testing.assert_allclose(vectors[np.argsort(rows)], expected, atol=1e-4)
+    assert sum(embedded_images) == 12
+    assert "the images are read, since a chunk is damaged" in stream.getvalue()
 
 
 def test_another_trunk_at_the_same_path_is_refused(

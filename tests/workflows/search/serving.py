@@ -102,13 +102,19 @@ def serving(engine: Engine, *, csls: bool = False, host: str = "127.0.0.1") -> I
     sockets = bind(host, 0)
     started = threading.Event()
     loop = asyncio.new_event_loop()
-    task = loop.create_task(serve(service, sockets, started.set))
+    tasks: list[asyncio.Task[None] | None] = []
+
+    async def main() -> None:
+        tasks.append(asyncio.current_task())
+        await serve(service, sockets, started.set)
 
     def run() -> None:
-        with contextlib.suppress(asyncio.CancelledError):
-            loop.run_until_complete(task)
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
+        # As with asyncio.run(), the tasks of open requests are cancelled at the end.
+        with (
+            asyncio.Runner(loop_factory=lambda: loop) as runner,
+            contextlib.suppress(asyncio.CancelledError),
+        ):
+            runner.run(main())
 
     thread = threading.Thread(target=run, name="server")
     thread.start()
@@ -116,7 +122,8 @@ def serving(engine: Engine, *, csls: bool = False, host: str = "127.0.0.1") -> I
         assert started.wait(TIMEOUT_SECONDS)
         yield Running(sockets[0].getsockname()[1], service)
     finally:
-        loop.call_soon_threadsafe(task.cancel)
+        for task in filter(None, tasks):
+            loop.call_soon_threadsafe(task.cancel)
         thread.join(TIMEOUT_SECONDS)
         service.close()
         assert not thread.is_alive()

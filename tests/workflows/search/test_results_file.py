@@ -72,6 +72,16 @@ def test_names_from_data_are_read_back(engine: Engine) -> None:
     assert document == json.loads(json.dumps(asdict(hostile)))
 
 
+def test_no_cell_is_a_formula(engine: Engine) -> None:
+    """A spreadsheet would compute it; the document has names as they are."""
+    names = ["=1+1", "+1", "-1", "@A1", "\tx", "\rx", "a=b", "'"]
+    words = tuple(WordHit(name, "", 0.5, (), "") for name in names)
+    answer = Answer("red", (), words)
+    rows = table(written(answer, engine, "csv"))
+    assert [row["words"] for row in rows] == [*(f"'{name}" for name in names[:6]), "a=b", "'"]
+    assert [word["words"] for word in json.loads(written(answer, engine, "json"))["words"]] == names
+
+
 def test_the_archive_has_the_images_of_the_results(engine: Engine, answer: Answer) -> None:
     """Squares of the largest size are PNG files of exactly the stored pixels."""
     data = written(answer, engine, "zip")

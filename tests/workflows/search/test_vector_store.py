@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.neighbours import KINDS, Index
 from pipeline.store.split import Split
+from tests.images import prepare_inline
 from tests.workflows.search.toy import SIZE, Toy, make_store, pixels
 from workflows.search import vector_store
 from workflows.search.gallery import Gallery
@@ -119,6 +121,28 @@ def test_a_store_with_another_quarantine_has_other_vectors(toy: Toy, tmp_path: P
     twin = Toy(different)
     embedded = opened(twin, tmp_path / "run", second.splits["train"])
     assert twin.embedded == 37 == int(embedded.readable.sum())
+
+
+def test_a_store_that_is_made_again_has_other_vectors(tmp_path: Path) -> None:
+    """Files of the same names and lengths have other pixels: the plan alone is the same."""
+    source, store = tmp_path / "source" / "n00000000", tmp_path / "store"
+    folder = tmp_path / "run" / "search"
+    source.mkdir(parents=True)
+    kept = []
+    for seed in (1, 2, 2):
+        shutil.rmtree(store, ignore_errors=True)
+        for index in range(4):
+            levels = np.random.default_rng([seed, index]).integers(
+                0, 256, (SIZE, SIZE, 3), np.uint8
+            )
+            Image.fromarray(levels).save(source / f"{index}.bmp")
+        prepare_inline(source.parent, str(store), sizes=(SIZE,))
+        stream = io.StringIO()
+        opened = Gallery(str(store), SIZE).split("train")
+        open_embedded(Toy(str(store)), folder, opened, stream=stream)
+        kept.append((opened.digest, "vectors" not in stream.getvalue()))
+    assert len({digest for digest, _ in kept}) == 1
+    assert [reused for _, reused in kept] == [False, False, True]
 
 
 @pytest.mark.parametrize("kind", ["exact", "hnsw"])

@@ -33,6 +33,8 @@ MAX_DOWNLOAD_BYTES = 2**30
 """The largest size of an archive, which is made on the disk of the server."""
 SENT_BYTES = 2**18
 """The bytes of a download that are sent at once."""
+MAX_OPEN_DOWNLOADS = 16
+"""The number of downloads at once, each of which keeps a file until its client has read it."""
 PIECE_SECONDS = 60.0
 """The seconds in which a client must have taken these bytes."""
 
@@ -79,6 +81,18 @@ class DownloadHandler(QueryHandler):
             return
         upload = self.find_upload()
         query, options = self.parse_request(has_image=upload is not None)
+        if self.service.downloading >= MAX_OPEN_DOWNLOADS:
+            self.refuse(503, "too many files are being downloaded: try again in a moment.")
+            return
+        self.service.downloading += 1
+        try:
+            await self._send(format, query, options, upload)
+        finally:
+            self.service.downloading -= 1
+
+    async def _send(
+        self, format: str, query: Query, options: SearchOptions, upload: Upload | None
+    ) -> None:
         engine = self.service.engine
 
         def write() -> IO[bytes]:
@@ -103,7 +117,8 @@ class DownloadHandler(QueryHandler):
                 while piece := file.read(SENT_BYTES):
                     self.write(piece)
                     await asyncio.wait_for(self.flush(), PIECE_SECONDS)
-            except (StreamClosedError, TimeoutError):  # the client has cancelled, or reads no more
+            except (StreamClosedError, TimeoutError, asyncio.CancelledError):
+                # The client has cancelled or reads no more, or the server stops.
                 self.close_connection()
                 return
         self.finish()

@@ -47,6 +47,7 @@ class SearchService:
         self.connections = Connections(lambda: MAX_CONNECTIONS)
         self.upload_cache = UploadCache(engine)
         self.uploading = 0
+        self.downloading = 0
         self.searches = BoundedThreadPool(
             "search", threads=max(2, cores()), max_waiting=64, timeout_seconds=10
         )

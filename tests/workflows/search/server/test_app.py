@@ -251,6 +251,49 @@ def test_a_download_that_nobody_reads_ends(
     assert capsys.readouterr().err == ""
 
 
+def _begin_download(running: Running) -> socket.socket:
+    """Begin a download that the client does not read on."""
+    opened = running.connect()
+    request = "GET /api/download?q=red&format=zip HTTP/1.1"
+    opened.sendall(f"{request}\r\nHost: 127.0.0.1:{running.port}\r\n\r\n".encode())
+    assert opened.recv(100)
+    return opened
+
+
+def test_only_some_downloads_are_open_at_once(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each keeps a file, and its connection cannot be closed for another client."""
+    monkeypatch.setattr(search_handler, "MAX_OPEN_DOWNLOADS", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            search_handler, "write_results", lambda _a, _g, _f, file, **_: file.write(bytes(2**26))
+        )
+        with closing(_begin_download(running)), closing(_begin_download(running)):
+            reply = running.ask("/api/download?q=red&format=csv")
+            assert (reply.status, "too many files" in reply.error) == (503, True)
+            assert running.search("red").status == 200
+    assert wait_until(lambda: running.service.downloading == 0, 10)
+    assert running.ask("/api/download?q=red&format=csv").status == 200
+
+
+def test_a_server_that_stops_breaks_off_downloads(
+    running: Running, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """It prints no errors."""
+    monkeypatch.setattr(
+        search_handler, "write_results", lambda _a, _g, _f, file, **_: file.write(bytes(2**26))
+    )
+    with serving(running.service.engine) as other:
+        opened = _begin_download(other)
+        assert other.service.downloading == 1
+        capsys.readouterr()
+    opened.close()
+    assert capsys.readouterr().err == ""
+    assert caplog.records == []
+
+
 def test_an_archive_that_is_too_large_is_refused(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
