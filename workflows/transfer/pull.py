@@ -6,14 +6,18 @@ import json
 import shutil
 import threading
 import uuid
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 from pipeline.confined import confined_path
 from pipeline.errors import TesseraeError
-from pipeline.filesystem import write_file
+from pipeline.filesystem import UNFINISHED, write_file
 from pipeline.store.layout import TEMPORARY
+from pipeline.store.lease import lease
+from pipeline.store.local import LocalObjects
 from workflows.terminal.formatting import bytes_text, counted
 from workflows.terminal.progress import Progress
 from workflows.transfer.manifest import (
@@ -47,7 +51,8 @@ def run_pull(options: PullOptions) -> int:
 
     Raises:
         TesseraeError: There is no manifest at the URL, a file is missing or has another digest, the
-            disk has too little space, or the folder has something else under one of the names.
+            disk has too little space, the folder has something else under one of the names, or
+            another pull is writing it.
         KeyboardInterrupt: Ctrl-C was pressed; files that are complete are kept.
         OSError: A file cannot be written.
     """
@@ -64,20 +69,22 @@ def run_pull(options: PullOptions) -> int:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as e:
         raise TesseraeError(f"{options.folder} is no folder.") from e
-    try:
-        with Progress("check", rows=len(files), unit="files") as progress:
-            todo = _missing(folder, files, progress, options.threads)
-        if not _is_pulled_from(folder, options.url):
-            _check_free(options.folder, folder, todo)
-        _check_space(folder, todo)
-        (folder / TEMPORARY).mkdir(exist_ok=True)
-        write_file(folder / ORIGIN, [json.dumps({"url": options.url}).encode()], durable=True)
-        with Progress("pull", rows=len(todo), unit="files") as progress:
-            _download_all(folder, remote, todo, progress, options.threads)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("Run the same command again to continue.") from None
-    stale = _stale_files(folder, files)
-    write_file(folder / MANIFEST, [encode_manifest(files)], durable=True)
+    with _only_writer(options.folder, folder):
+        try:
+            with Progress("check", rows=len(files), unit="files") as progress:
+                todo = _missing(folder, files, progress, options.threads)
+            if _is_pulled_from(folder, options.url):
+                _remove_unfinished(folder, files)
+            else:
+                _check_free(options.folder, folder, todo)
+            _check_space(folder, todo)
+            write_file(folder / ORIGIN, [json.dumps({"url": options.url}).encode()], durable=True)
+            with Progress("pull", rows=len(todo), unit="files") as progress:
+                _download_all(folder, remote, todo, progress, options.threads)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("Run the same command again to continue.") from None
+        stale = _stale_files(folder, files)
+        write_file(folder / MANIFEST, [encode_manifest(files)], durable=True)
     total = sum(facts.num_bytes for facts in files.values())
     print(
         f"{options.folder}: {counted(len(files), 'file')}, {bytes_text(total)}, all with their"
@@ -113,6 +120,15 @@ def _missing(
     }
 
 
+@contextmanager
+def _only_writer(shown: Path, folder: Path) -> Iterator[None]:
+    def refuse(holder: str) -> NoReturn:
+        raise TesseraeError(f"{shown} is being written by {holder}. Wait for it to end.")
+
+    with lease(LocalObjects(str(folder), "pull"), "pull", wait=True, on_wait=refuse):
+        yield
+
+
 def _is_pulled_from(folder: Path, url: str) -> bool:
     """Return True if an earlier pull from a URL has written to a folder, complete or not."""
     try:
@@ -121,6 +137,14 @@ def _is_pulled_from(folder: Path, url: str) -> bool:
         return (folder / MANIFEST).is_file()  # pulled by a version that did not record the URL
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _remove_unfinished(folder: Path, files: Iterable[str]) -> None:
+    """Remove what a pull that was killed had begun to write, and nothing else."""
+    for parent in {(folder / name).parent for name in files}:
+        for path in parent.iterdir() if parent.is_dir() else ():
+            if UNFINISHED.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
 
 def _check_free(shown: Path, folder: Path, todo: dict[str, FileFacts]) -> None:

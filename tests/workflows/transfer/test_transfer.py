@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from pipeline.errors import TesseraeError
 from pipeline.store.layout import TEMPORARY
+from pipeline.store.lease import lease
+from pipeline.store.open import open_objects
 from tests.commands import run, start, wait_until
 from tests.images import make_folder, prepare_inline
 from workflows import cli
@@ -163,11 +165,25 @@ def test_a_pull_continues_where_it_was_broken_off(
     assert tesserae("pull", url, tmp_path / "copy", "--threads", 1)[0] == 130
     monkeypatch.undo()
     assert len(contents(tmp_path / "copy")) == 4
+    killed = tmp_path / "copy" / "part 0" / ".file-0.0123456789ab.new"
+    killed.write_bytes(b"part")
     assert not (tmp_path / "copy" / MANIFEST).exists()
 
     assert "; 8 of them" in tesserae("pull", url, tmp_path / "copy")[1]
 
     assert contents(tmp_path / "copy") == contents(folder)
+    assert not killed.exists()
+
+
+def test_one_pull_at_a_time_writes_a_folder(folder: Path, tmp_path: Path, tesserae: Call) -> None:
+    """Each removes what a killed one had begun."""
+    assert tesserae("push", folder, tmp_path / "there")[0] == 0
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    with lease(open_objects(str(copy)), "pull", wait=False):
+        status, _, errors = tesserae("pull", tmp_path / "there", copy)
+    assert (status, "is being written by process" in errors) == (1, True)
+    assert tesserae("pull", tmp_path / "there", copy)[0] == 0
 
 
 @pytest.mark.parametrize("change", ["flipped", "cut", "missing"])
