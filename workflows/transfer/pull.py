@@ -108,8 +108,8 @@ def _missing(
     def is_lacking(name: str) -> bool:
         path = confined_path(folder, name)
         facts = files[name]
-        here = path.is_file() and path.stat().st_size == facts.num_bytes
-        lacks = not here or file_sha256(path) != facts.sha256
+        same_length = path.is_file() and path.stat().st_size == facts.num_bytes
+        lacks = not same_length or file_sha256(path) != facts.sha256
         progress.update(rows=1)
         return lacks
 
@@ -121,9 +121,9 @@ def _missing(
 
 
 @contextmanager
-def _only_writer(shown: Path, folder: Path) -> Iterator[None]:
+def _only_writer(given: Path, folder: Path) -> Iterator[None]:
     def refuse(holder: str) -> NoReturn:
-        raise TesseraeError(f"{shown} is being written by {holder}. Wait for it to end.")
+        raise TesseraeError(f"{given} is being written by {holder}. Wait for it to end.")
 
     with lease(LocalObjects(str(folder), "pull"), "pull", wait=True, on_wait=refuse):
         yield
@@ -147,13 +147,13 @@ def _remove_unfinished(folder: Path, files: Iterable[str]) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _check_free(shown: Path, folder: Path, todo: dict[str, FileFacts]) -> None:
+def _check_free(given: Path, folder: Path, todo: dict[str, FileFacts]) -> None:
     """Refuse a folder whose files, which may be those of another store, would be replaced."""
     for name in todo:
         path = confined_path(folder, name)
         if path.is_file() or path.is_symlink():
             raise TesseraeError(
-                f"{shown} was not pulled from there, and has another {name}. Pull into an empty"
+                f"{given} was not pulled from there, and has another {name}. Pull into an empty"
                 " folder, or remove that file."
             )
 
@@ -203,15 +203,15 @@ def _download(path: Path, remote: RemoteFolder, name: str, facts: FileFacts) -> 
     try:
         for attempt in range(ATTEMPTS):
             remote.download(name, part)
-            found = FileFacts(part.stat().st_size, file_sha256(part))
-            if found == facts:
+            received = FileFacts(part.stat().st_size, file_sha256(part))
+            if received == facts:
                 part.replace(path)
                 return
             if attempt + 1 == ATTEMPTS:
                 raise TesseraeError(
-                    f"{name} of {remote.url} has {found.num_bytes:,} bytes and the digest"
-                    f" {found.sha256[:16]}: expected {facts.num_bytes:,} and {facts.sha256[:16]}."
-                    " Push the folder once more, with --again."
+                    f"{name} of {remote.url} has {received.num_bytes:,} bytes and the digest"
+                    f" {received.sha256[:16]}: expected {facts.num_bytes:,} and"
+                    f" {facts.sha256[:16]}. Push the folder once more, with --again."
                 )
     finally:
         part.unlink(missing_ok=True)

@@ -68,8 +68,8 @@ def run_push(options: PushOptions) -> int:
         todo = list(files)
         if not options.again:
             with ThreadPoolExecutor(options.threads) as pool:
-                there = list(pool.map(lambda name: record.has(name, files), files))
-            todo = [name for name, is_there in zip(files, there, strict=True) if not is_there]
+                at_url = list(pool.map(lambda name: record.has(name, files), files))
+            todo = [name for name, has_copy in zip(files, at_url, strict=True) if not has_copy]
         if todo or files != record.manifest:
             record.begin()
             with Progress("push", rows=len(todo), unit="files") as progress:

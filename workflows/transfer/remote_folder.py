@@ -137,10 +137,10 @@ class RemoteFolder:
         self._check_length(file, name)
 
     def _check_length(self, file: Path, name: str) -> None:
-        found, expected = self.num_bytes(name), file.stat().st_size
-        if found != expected:
+        num_bytes, expected = self.num_bytes(name), file.stat().st_size
+        if num_bytes != expected:
             raise TesseraeError(
-                f"{name} has {found} bytes at {self.url} after it was written: expected"
+                f"{name} has {num_bytes} bytes at {self.url} after it was written: expected"
                 f" {expected:,}. Push again."
             )
 
@@ -167,13 +167,13 @@ class RemoteFolder:
             TesseraeError: The request failed.
         """
 
-        def ask() -> int | None:
+        def request() -> int | None:
             try:
                 return int(self._files.info(self._path(name))["size"])
             except FileNotFoundError:
                 return None
 
-        return self._try(f"look at {name} of", ask)
+        return self._try(f"look at {name} of", request)
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
