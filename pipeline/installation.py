@@ -24,7 +24,7 @@ EXTRAS = {
     ),
     **dict.fromkeys(("faiss", "gensim"), "search"),
     **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx"),
-    **dict.fromkeys(("mlflow", "tensorboard", "wandb"), "trackers"),
+    **dict.fromkeys(("mlflow", "sqlalchemy", "tensorboard", "wandb"), "trackers"),
     "dask_jobqueue": "slurm",
     "lmdb": "lsun",
     "s3fs": "s3",
