@@ -243,6 +243,7 @@ def best_array(arrays: set[str], size: int, encoded: str | None, crop_share: flo
     required = round(size / crop_share)  # a recipe has the share to seven digits
 
     def rank(name: str) -> tuple[bool, bool, float, bool, str]:
+        """Return a key by which the most suitable array comes first."""
         if name.isdecimal():
             side = float(name)
         else:

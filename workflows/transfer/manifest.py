@@ -86,8 +86,8 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
 def files_of(folder: Path) -> Iterator[str]:
     """Yield the names of the files of a folder that are pushed, relative to it and with `/`.
 
-    What can be made again (`.cache`) and what is being written (`.tmp`, and names such as
-    `.file.0123456789ab.new`) in any folder, and an earlier manifest are left out.
+    What can be made again (`.cache` of the folder), what is being written (`.tmp` in any folder,
+    and names such as `.file.0123456789ab.new`) and an earlier manifest are left out.
 
     Args:
         folder: The folder.
@@ -105,12 +105,13 @@ def files_of(folder: Path) -> Iterator[str]:
         for entry in sorted([*folders, *files]):
             path = Path(root, entry)
             name = path.relative_to(folder).as_posix()
-            if entry in (TEMPORARY, CACHE) or name == MANIFEST or UNFINISHED.fullmatch(entry):
+            if entry == TEMPORARY or name in (CACHE, MANIFEST) or UNFINISHED.fullmatch(entry):
                 continue
             _check_entry(folder, path, name)
             if path.is_file():
                 yield name
-        folders[:] = sorted({*folders} - {TEMPORARY, CACHE})
+        left_out = {TEMPORARY, CACHE} if Path(root) == folder else {TEMPORARY}
+        folders[:] = sorted({*folders} - left_out)
 
 
 def _check_entry(folder: Path, path: Path, name: str) -> None:

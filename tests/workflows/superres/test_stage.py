@@ -253,9 +253,10 @@ def test_two_ranks_compute_what_one_computes(store: Path, tmp_path: Path, kind: 
     ranks = in_ranks(partial(run_in_world, store=store, kind=kind), 2, tmp_path)
     for of_rank, _, evaluated_together in ranks:
         for actual, expected in zip(of_rank, state, strict=True):
-            # In the mean: Adam makes a step of the rounding errors of a gradient that is nearly 0.
-            difference, size = (actual - expected).double(), expected.double()
-            assert difference.square().mean().sqrt() <= 5e-5 + 1e-3 * size.square().mean().sqrt()
+            # Adam makes a step of the rounding errors of a gradient that is nearly 0.
+            differs = ~torch.isclose(actual, expected, rtol=1e-3, atol=1e-4)
+            assert differs.double().mean() <= 1e-4
+            torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-3)
         assert evaluated_together == pytest.approx(evaluated, rel=1e-3)
     for first, second, expected in zip(ranks[0][1], ranks[1][1], metrics, strict=True):
         mean = {name: (first[name] + second[name]) / 2 for name in first}

@@ -371,6 +371,14 @@ def test_what_is_in_the_way_of_a_pull_is_named(
     assert "is no folder" in tesserae("pull", url, copy / "part 0")[2]
 
 
+def test_a_folder_of_that_name_further_down_is_no_cache(tmp_path: Path) -> None:
+    """It may be a class of an export; what is being written is left out everywhere."""
+    for name in (".cache/a", ".tmp/b", "part/.cache/c", "part/.tmp/d", "part/e"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert sorted(files_of(tmp_path)) == ["part/.cache/c", "part/e"]
+
+
 def test_files_of_another_folder_are_not_replaced(
     folder: Path, tmp_path: Path, tesserae: Call
 ) -> None:

@@ -96,6 +96,7 @@ class DownloadHandler(QueryHandler):
         engine = self.service.engine
 
         def write() -> IO[bytes]:
+            """Return a file with the results, open at its end."""
             vector = None if upload is None else upload.vector
             answer = engine.search(query, options, image_vector=vector)
             file: IO[bytes] = tempfile.SpooledTemporaryFile(MAX_MEMORY_BYTES)  # noqa: SIM115
