@@ -11,7 +11,8 @@ The failures of a task, and the reactions to them:
     a worker dies                Dask runs its tasks elsewhere; a task that lost more than
                                  MAX_WORKER_LOSSES workers is submitted again, isolated, because one
                                  of its images may kill decoders; other tasks of those workers only
-                                 take longer
+                                 take longer, and results that have been yielded are not computed
+                                 again
     the memory is exhausted      submitted again, isolated: an image may need more than there is
     the store cannot be written, or the source's bytes have changed
                                  the run ends, because every other task would fail as well
@@ -20,6 +21,7 @@ The failures of a task, and the reactions to them:
 from __future__ import annotations
 
 import asyncio
+import time
 from asyncio import CancelledError
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -121,6 +123,7 @@ def run_jobs(
             tasks.submit(job)
         while tasks:
             tick()
+            tasks.release_lost()
             for job, outcome in tasks.pop_ended(MAX_TICK_SECONDS):
                 if not isinstance(outcome, BaseException):
                     yield outcome
@@ -147,6 +150,7 @@ class _RunningTasks:
         self._losses: Counter[str] = Counter()
         self._succeeded: list[Future[Any]] = []
         """The futures of successful tasks, held so that the dashboard counts these tasks."""
+        self._looked_for_lost = time.monotonic()
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -183,6 +187,18 @@ class _RunningTasks:
                     self._succeeded.append(future)
                 yield job, outcome
                 seconds = 0
+
+    def release_lost(self) -> None:
+        """Release the results of successful tasks that were lost with their worker.
+
+        Dask computes a lost result again as long as a future is held, before any task that was
+        submitted later: without this, a new worker first repeats all that the lost one had done.
+        """
+        now = time.monotonic()
+        if now - self._looked_for_lost < MAX_TICK_SECONDS:
+            return  # a look at ten thousand futures takes 4 ms
+        self._looked_for_lost = now
+        self._succeeded = [future for future in self._succeeded if future.status != "lost"]
 
     def retry_of(self, job: Job, error: BaseException) -> Job | None:
         """Return the job to submit after *job* failed with *error*; None to give up."""

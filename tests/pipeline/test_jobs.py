@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -229,6 +230,46 @@ def test_results_lost_with_their_worker_are_computed_again(
     jobs = [Job(f"soon-{n:03d}", die_soon, (str(tmp_path), n, n % 7 * 0.003)) for n in range(24)]
     results = list(run_jobs(client, "soon", jobs, tick=cluster.maintain))
     assert sorted(results) == list(range(24))
+
+
+def record_call(folder: str, number: int, *, wait: bool) -> int:
+    """Record the worker that runs this task; if *wait*, return only once a file permits it."""
+    (Path(folder) / "calls" / f"{number}-{os.getpid()}-{time.monotonic_ns()}").touch()
+    assert wait_until(lambda: not wait or (Path(folder) / "permission").exists())
+    return number
+
+
+@pytest.mark.slow
+def test_results_that_were_yielded_are_not_computed_again(
+    workers: tuple[LocalWorkers, Client], tmp_path: Path
+) -> None:
+    """A worker that has finished many tasks dies, and its successor goes on with the others."""
+    cluster, client = workers
+    (calls := tmp_path / "calls").mkdir()
+    finished = 60
+    jobs = [
+        Job(f"recorded-{n:03d}", record_call, (str(tmp_path), n), {"wait": n >= finished})
+        for n in range(finished + 8)
+    ]
+    yielded = run_jobs(client, "recorded", jobs, tick=cluster.maintain)
+    results = [next(yielded) for _ in range(finished)]
+    # Both workers wait in a later task. The one that dies has finished about half of the first 60.
+    assert wait_until(lambda: len(list(calls.iterdir())) == finished + 2)
+    workers_of = Counter(int(call.name.split("-")[1]) for call in calls.iterdir())
+    process, lost = workers_of.most_common(1)[0]
+    threading.Timer(0.3, os.kill, (process, signal.SIGKILL)).start()
+    # The successor has started when a third process has been recorded.
+    threading.Thread(target=_permit_after_third_process, args=(tmp_path,)).start()
+    results += yielded
+    assert sorted(results) == list(range(len(jobs)))
+    repeated = len(list(calls.iterdir())) - len(jobs)
+    assert 1 <= repeated <= 5 < lost  # the task that was cut off, and a few before the release
+
+
+def _permit_after_third_process(folder: Path) -> None:
+    calls = folder / "calls"
+    wait_until(lambda: len({call.name.split("-")[1] for call in calls.iterdir()}) > 2)
+    (folder / "permission").touch()
 
 
 def test_a_job_that_kills_workers_is_isolated_and_succeeds(
