@@ -11,8 +11,8 @@ The failures of a task, and the reactions to them:
     a worker dies                Dask runs its tasks elsewhere; a task that lost more than
                                  MAX_WORKER_LOSSES workers is submitted again, isolated, because one
                                  of its images may kill decoders; other tasks of those workers only
-                                 take longer, and results that have been yielded are not computed
-                                 again
+                                 take longer, and of the results that have been yielded at most a
+                                 few are computed again
     the memory is exhausted      submitted again, isolated: an image may need more than there is
     the store cannot be written, or the source's bytes have changed
                                  the run ends, because every other task would fail as well
